@@ -1,0 +1,120 @@
+//! Sums whose bits do not depend on threads, chunks or instruction set.
+//!
+//! A tensor is cut into blocks of [`BLOCK`](crate::BLOCK) elements in its own order. Inside a block, element `i` goes to
+//! lane `i % 16` of sixteen `f64` lanes; the lanes are folded in halves (8, 4, 2, 1). Across blocks, the `f64` partial
+//! sums are added in tensor order, whoever computed them.
+
+use crate::simd;
+
+const LANES: usize = 16;
+
+/// Sums `term(i)` for `i < n` in sixteen lanes.
+#[inline(always)]
+fn in_lanes(n: usize, term: impl Fn(usize) -> f64) -> f64 {
+    let mut lanes = [0.0f64; LANES];
+    let whole = n - n % LANES;
+    for start in (0..whole).step_by(LANES) {
+        for (lane, sum) in lanes.iter_mut().enumerate() {
+            *sum += term(start + lane);
+        }
+    }
+    for i in whole..n {
+        lanes[i - whole] += term(i);
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] += lanes[lane + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+simd! {
+    /// The sum of one block.
+    pub fn sum(x: &[f32]) -> f64 {
+        in_lanes(x.len(), |i| f64::from(x[i]))
+    }
+}
+
+simd! {
+    /// The sum of absolute values of one block.
+    pub fn sum_abs(x: &[f32]) -> f64 {
+        in_lanes(x.len(), |i| f64::from(x[i].abs()))
+    }
+}
+
+simd! {
+    /// The dot product of two blocks of equal length.
+    pub fn dot(x: &[f32], y: &[f32]) -> f64 {
+        let n = x.len().min(y.len());
+        let (x, y) = (&x[..n], &y[..n]);
+        in_lanes(n, |i| f64::from(x[i]) * f64::from(y[i]))
+    }
+}
+
+/// Partial sums of blocks, gathered in any order and added in tensor order.
+#[derive(Clone, Debug)]
+pub struct Ordered<const N: usize> {
+    parts: Vec<(u64, [f64; N])>,
+}
+
+impl<const N: usize> Default for Ordered<N> {
+    fn default() -> Self {
+        Ordered { parts: Vec::new() }
+    }
+}
+
+impl<const N: usize> Ordered<N> {
+    /// Keeps the sums of the block with this ordinal.
+    pub fn push(&mut self, block: u64, sums: [f64; N]) {
+        self.parts.push((block, sums));
+    }
+
+    /// The totals over all the partial sums of `gathered`, added in the order of their blocks.
+    pub fn total(gathered: impl IntoIterator<Item = Ordered<N>>) -> [f64; N] {
+        let mut parts: Vec<(u64, [f64; N])> = gathered.into_iter().flat_map(|ordered| ordered.parts).collect();
+        parts.sort_unstable_by_key(|(block, _)| *block);
+        let mut totals = [0.0; N];
+        for (_, sums) in parts {
+            for (total, sum) in totals.iter_mut().zip(sums) {
+                *total += sum;
+            }
+        }
+        totals
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn totals_do_not_depend_on_who_gathered_which_block(
+            sums in proptest::collection::vec(-1e9f64..1e9, 1..60), split in 0usize..60,
+        ) {
+            let mut all = Ordered::<1>::default();
+            let (mut left, mut right) = (Ordered::<1>::default(), Ordered::<1>::default());
+            for (block, value) in sums.iter().enumerate() {
+                all.push(block as u64, [*value]);
+            }
+            for (block, value) in sums.iter().enumerate().rev() {
+                if block * 7 % 60 < split { &mut left } else { &mut right }.push(block as u64, [*value]);
+            }
+            prop_assert_eq!(Ordered::total([all])[0].to_bits(), Ordered::total([right, left])[0].to_bits());
+        }
+
+        #[test]
+        fn a_dot_product_is_close_to_the_plain_loop(
+            x in proptest::collection::vec(-10f32..10.0, 0..200),
+        ) {
+            let plain: f64 = x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+            prop_assert!((dot(&x, &x) - plain).abs() <= 1e-12 * plain.max(1.0));
+            prop_assert!((sum(&x) - x.iter().map(|x| f64::from(*x)).sum::<f64>()).abs() <= 1e-10);
+            prop_assert!((sum_abs(&x) - x.iter().map(|x| f64::from(x.abs())).sum::<f64>()).abs() <= 1e-10);
+        }
+    }
+}
