@@ -1,1 +1,62 @@
-//! stub
+//! The command line, one for both doors: the `polmrs` binary and the wheel's console script run this.
+//!
+//! stdout is the result, stderr is progress and errors. Exit codes: 0 ok, 1 failed, 2 usage, 3 bad input, 4 I/O or
+//! space, 5 non-finite, 130 interrupted.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
+
+mod args;
+mod progress;
+mod text;
+mod verbs;
+
+use args::{Args, Verb};
+use clap::Parser;
+use polmrs_core::{Ctl, Result};
+use std::ffi::OsString;
+
+/// Cancelled by Ctrl-C in the standalone command.
+static INTERRUPTED: Ctl = Ctl::new();
+
+/// Runs the standalone command and gives its exit code; Ctrl-C stops it cleanly.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> i32 {
+    extern "C" fn stop(_: libc::c_int) {
+        INTERRUPTED.cancel();
+    }
+    // SAFETY: the handler only stores to an atomic, which is allowed in a signal handler; broken pipes end the process
+    // as they do for other commands.
+    unsafe {
+        libc::signal(libc::SIGINT, stop as *const () as libc::sighandler_t);
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+    run(args, &INTERRUPTED)
+}
+
+/// Runs a command line (its first item is the program's name) and gives its exit code. Prints to stdout and stderr.
+pub fn run(args: impl IntoIterator<Item = OsString>, ctl: &Ctl) -> i32 {
+    let args = match Args::try_parse_from(args) {
+        Ok(args) => args,
+        Err(error) => {
+            let _ = error.print(); // help goes to stdout and exits 0, mistakes to stderr with 2
+            return error.exit_code();
+        }
+    };
+    match dispatch(&args, ctl) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("polmrs: {error}");
+            i32::from(error.exit_code())
+        }
+    }
+}
+
+fn dispatch(args: &Args, ctl: &Ctl) -> Result<()> {
+    match &args.verb {
+        Verb::Merge(args) => verbs::merge::merge(args, ctl),
+        Verb::Plan(args) => verbs::merge::plan(args),
+        Verb::Inspect(args) => verbs::inspect::inspect(args, ctl),
+        Verb::Diff(args) => verbs::diff::diff(args, ctl),
+        Verb::Methods(args) => verbs::about::methods(args),
+        Verb::Schema(args) => verbs::about::schema(args),
+        Verb::Completions(args) => verbs::about::completions(args),
+    }
+}

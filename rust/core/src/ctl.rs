@@ -13,8 +13,8 @@ pub struct Ctl {
 
 impl Ctl {
     /// Fresh controls: nothing done, nothing cancelled.
-    pub fn new() -> Ctl {
-        Ctl::default()
+    pub const fn new() -> Ctl {
+        Ctl { cancelled: AtomicBool::new(false), done: AtomicU64::new(0), total: AtomicU64::new(0) }
     }
 
     /// Asks the work to stop at its next check.

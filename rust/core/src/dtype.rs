@@ -114,6 +114,35 @@ impl Dtype {
     }
 }
 
+/// The smallest magnitude that this floating-point type rounds to an infinity or a NaN.
+pub fn overflow(dtype: Dtype) -> f32 {
+    match dtype {
+        F8E4M3 => 464.0, // 464 itself lies between 448 and the code of NaN; ties to even go to NaN
+        F8E5M2 => 61_440.0,
+        F16 => 65_520.0,
+        BF16 => f32::from_bits(0x7f7f_8000),
+        _ => f32::INFINITY,
+    }
+}
+
+/// The first element whose magnitude reaches `limit`, or that is a NaN.
+pub fn first_beyond(x: &[f32], limit: f32) -> Option<usize> {
+    let piece = 4096;
+    let at = x.chunks(piece).position(|chunk| any_beyond(chunk, limit))? * piece;
+    x[at..].iter().position(|x| x.is_nan() || x.abs() >= limit).map(|offset| at + offset)
+}
+
+simd! {
+    fn any_beyond(x: &[f32], limit: f32) -> bool {
+        // On sign-cleared bits the order of floats is the order of integers, with NaN above infinity.
+        let mut largest = 0;
+        for x in x {
+            largest = largest.max(x.to_bits() & 0x7fff_ffff);
+        }
+        largest >= limit.to_bits()
+    }
+}
+
 /// Widens little-endian floating-point bytes to `f32`. `bytes` holds exactly `out.len()` elements.
 ///
 /// # Panics
@@ -351,6 +380,22 @@ mod tests {
         assert_eq!(narrow(F8E5M2, 61_439.0), [0x7b]);
         assert_eq!(narrow(F8E5M2, 61_440.0), [0x7c]);
         assert_eq!(narrow(F8E5M2, f32::NEG_INFINITY), [0xfc]);
+    }
+
+    #[test]
+    fn what_overflows_is_found_and_what_does_not_is_not() {
+        for dtype in [F8E4M3, F8E5M2, F16, BF16, F32] {
+            let limit = overflow(dtype);
+            let below = f32::from_bits(limit.to_bits() - 1);
+            assert!(!widen(dtype, &narrow(dtype, limit)).is_finite(), "{}", dtype.name());
+            assert!(widen(dtype, &narrow(dtype, below)).is_finite(), "{}", dtype.name());
+            let mut x = vec![below; 10_000];
+            assert_eq!(first_beyond(&x, limit), None);
+            x[9_000] = -limit;
+            assert_eq!(first_beyond(&x, limit), Some(9_000));
+            x[7] = f32::NAN;
+            assert_eq!(first_beyond(&x, limit), Some(7));
+        }
     }
 
     #[test]

@@ -72,9 +72,14 @@ impl<const N: usize> Ordered<N> {
         self.parts.push((block, sums));
     }
 
-    /// The totals over all the partial sums of `gathered`, added in the order of their blocks.
-    pub fn total(gathered: impl IntoIterator<Item = Ordered<N>>) -> [f64; N] {
-        let mut parts: Vec<(u64, [f64; N])> = gathered.into_iter().flat_map(|ordered| ordered.parts).collect();
+    /// Takes in the sums that another thread gathered.
+    pub fn append(&mut self, mut other: Ordered<N>) {
+        self.parts.append(&mut other.parts);
+    }
+
+    /// The totals, added in the order of the blocks.
+    pub fn total(self) -> [f64; N] {
+        let mut parts = self.parts;
         parts.sort_unstable_by_key(|(block, _)| *block);
         let mut totals = [0.0; N];
         for (_, sums) in parts {
@@ -104,7 +109,8 @@ mod tests {
             for (block, value) in sums.iter().enumerate().rev() {
                 if block * 7 % 60 < split { &mut left } else { &mut right }.push(block as u64, [*value]);
             }
-            prop_assert_eq!(Ordered::total([all])[0].to_bits(), Ordered::total([right, left])[0].to_bits());
+            right.append(left);
+            prop_assert_eq!(all.total()[0].to_bits(), right.total()[0].to_bits());
         }
 
         #[test]

@@ -1,1 +1,28 @@
-//! stub
+//! Weight-space work, streamed: merge, quantize, prune, convert, diff and statistics are all lists of [`Job`]s.
+//!
+//! Data flows one way: a [`Source`] gives tensors; a [`Plan`] says which regions of them each job reads, which regions
+//! of the output it writes, and through which [`Stage`]s; [`run`](schedule::run) streams blocks of 65,536 elements
+//! through the stages on all threads; a [`Sink`] takes the bytes. Memory is bounded by buffers, never by the model.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`source`] | where tensors come from: a checkpoint, arrays in memory |
+//! | [`sink`] | where they go: a checkpoint being written, arrays in memory, nowhere |
+//! | [`job`] | what to do: regions, stages, blocks, values that one stage leaves for the next |
+//! | [`schedule`] | the scheduler |
+//! | [`measure`] | statistics and differences: jobs without output |
+//! | [`plan`] | all jobs of one piece of work, and what they will cost |
+
+pub mod job;
+pub mod measure;
+pub mod plan;
+pub mod schedule;
+pub mod sink;
+pub mod source;
+mod stream;
+
+pub use job::{Accumulate, Block, Grain, Input, Job, Later, Reduce, Scope, Stage, Target};
+pub use plan::{Cost, Plan};
+pub use schedule::{Options, run};
+pub use sink::Sink;
+pub use source::{Meta, Source};

@@ -2,10 +2,12 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`output`] | output folders that are whole or not there |
 //! | [`safetensors`] | reading and writing checkpoints, one file or many |
 //! | [`stats`] | the schema of statistics files that merging, quantization and pruning share |
 //! | [`yaml`] | the one YAML reader: mergekit's scalars, positions in every error |
 
+pub mod output;
 pub mod safetensors;
 pub mod stats;
 pub mod yaml;

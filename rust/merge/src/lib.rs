@@ -1,1 +1,21 @@
-//! stub
+//! Model merging on the engine: methods as rows of data, mergekit's configurations, whole output folders.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`config`], [`setting`] | a configuration, and what it says about each parameter of each tensor |
+//! | [`spec`], [`params`] | what a method is, and the values of its parameters for one tensor |
+//! | [`methods`] | every method, one small file each or a row of a family |
+//! | [`program`] | a configuration and open models to a plan |
+//! | [`run`](mod@run) | a merge into a folder; [`model`] and [`card`] are its inputs and its model card |
+
+pub mod card;
+pub mod config;
+pub mod methods;
+pub mod model;
+pub mod params;
+pub mod program;
+pub mod run;
+pub mod schema;
+mod select;
+pub mod setting;
+pub mod spec;

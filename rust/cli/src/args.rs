@@ -1,0 +1,169 @@
+//! What can be said on the command line.
+
+use clap::{Args as Group, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Post-train, merge, compress and search LLMs.
+#[derive(Debug, Parser)]
+#[command(name = "polmrs", version, max_term_width = 100)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Merge models as a mergekit configuration says
+    Merge(Merge),
+    /// Show what a merge will read, write and need, from headers alone
+    Plan(Plan),
+    /// List the tensors of a checkpoint
+    Inspect(Inspect),
+    /// Compare two checkpoints tensor by tensor
+    Diff(Diff),
+    /// List the methods of this build
+    Methods(Methods),
+    /// Print the JSON Schema of a configuration
+    Schema(Schema),
+    /// Print a completion script for a shell
+    Completions(Completions),
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Merging {
+    /// The configuration (YAML); - reads standard input
+    pub(crate) config: PathBuf,
+    /// Worker threads [default: all cores, or POLMRS_NUM_THREADS]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// The most bytes of tensors in one output file
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = parse_size)]
+    pub(crate) shard_size: u64,
+    /// The seed of random masks
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Note unknown keys of the configuration instead of refusing them
+    #[arg(long)]
+    pub(crate) lenient: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Merge {
+    #[command(flatten)]
+    pub(crate) merging: Merging,
+    /// The folder to write; it appears whole at the end
+    pub(crate) out: PathBuf,
+    /// Replace OUT if it is a model folder already
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Let NaN and infinities through instead of stopping at the first
+    #[arg(long)]
+    pub(crate) allow_nonfinite: bool,
+    /// No progress and no notes
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Plan {
+    #[command(flatten)]
+    pub(crate) merging: Merging,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Inspect {
+    /// A model folder or a .safetensors file
+    pub(crate) path: PathBuf,
+    /// One line a tensor, instead of one for all layers' tensors of a kind
+    #[arg(long)]
+    pub(crate) tensors: bool,
+    /// Read the weights too: mean, standard deviation, largest magnitude, zeros, NaN and infinities
+    #[arg(long)]
+    pub(crate) stats: bool,
+    /// Worker threads [default: all cores, or POLMRS_NUM_THREADS]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Diff {
+    /// A model folder or a .safetensors file
+    pub(crate) a: PathBuf,
+    /// Another
+    pub(crate) b: PathBuf,
+    /// How many tensors to list, most different first
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) top: usize,
+    /// Worker threads [default: all cores, or POLMRS_NUM_THREADS]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    /// Print JSON, with every tensor
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Methods {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Schema {
+    /// Which configuration
+    #[arg(value_parser = ["merge"])]
+    pub(crate) what: String,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Completions {
+    /// Which shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// `5GB`, `500M`, `1000`: units of 1000 with or without the B, of 1024 with `iB`.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let lower = text.trim().to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match lower[digits.len()..].trim() {
+        "" | "b" => 1.0,
+        "k" | "kb" => 1e3,
+        "m" | "mb" => 1e6,
+        "g" | "gb" => 1e9,
+        "t" | "tb" => 1e12,
+        "kib" => 1024.0,
+        "mib" => 1024.0 * 1024.0,
+        "gib" => 1024.0 * 1024.0 * 1024.0,
+        other => return Err(format!("'{other}' is not a unit; use kB, MB, GB, KiB, MiB or GiB")),
+    };
+    match digits.trim().parse::<f64>() {
+        Ok(number) if number * unit >= 1.0 && number * unit < 1e18 => Ok((number * unit) as u64),
+        _ => Err("not a size of at least one byte, such as 5GB".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_as_people_write_them() {
+        assert_eq!(parse_size("5GB"), Ok(5_000_000_000));
+        assert_eq!(parse_size("1.5 MiB"), Ok(1_572_864));
+        assert_eq!(parse_size("700k"), Ok(700_000));
+        assert!(parse_size("5 XB").is_err() && parse_size("0").is_err() && parse_size("GB").is_err());
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+}

@@ -1,0 +1,13 @@
+//! What each verb does, in terms of the libraries.
+
+pub(crate) mod about;
+pub(crate) mod diff;
+pub(crate) mod inspect;
+pub(crate) mod merge;
+
+use polmrs_core::{Result, pool};
+
+/// The number of threads that was asked for, or the default.
+fn threads(asked: Option<usize>) -> Result<usize> {
+    asked.map_or_else(pool::default_threads, Ok)
+}

@@ -1,0 +1,165 @@
+//! Blocks in and out: reading regions into `f32`, keeping small jobs' bytes between passes, writing results.
+
+use crate::job::{Block, Input, Job, Target};
+use crate::sink::Sink;
+use crate::source::{Meta, Source};
+use polmrs_core::{Dtype, Error, Result, dtype};
+use std::sync::OnceLock;
+
+/// One worker's buffers, reused from block to block.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    raw: Vec<u8>,
+    other: Vec<u8>,
+    inputs: Vec<Vec<f32>>,
+    outputs: Vec<Vec<f32>>,
+}
+
+/// The bytes of a job's inputs, kept from its first pass for the following ones.
+pub(crate) struct Resident {
+    blocks: Vec<OnceLock<Box<[u8]>>>,
+    per_input: u64,
+}
+
+impl Resident {
+    pub(crate) fn new(inputs: usize, blocks: u64) -> Resident {
+        let count = inputs as u64 * blocks;
+        Resident { blocks: (0..count).map(|_| OnceLock::new()).collect(), per_input: blocks }
+    }
+
+    fn slot(&self, input: usize, block: u64) -> &OnceLock<Box<[u8]>> {
+        &self.blocks[(input as u64 * self.per_input + block) as usize]
+    }
+}
+
+/// Where one block lies: units `first .. first + count` of `units`.
+#[derive(Clone, Copy)]
+pub(crate) struct Span {
+    pub(crate) first: u64,
+    pub(crate) count: u64,
+    pub(crate) units: u64,
+    pub(crate) index: u64,
+    pub(crate) ordinal: u64,
+}
+
+impl Span {
+    /// The elements of a region of `len` elements that belong to this block.
+    fn elements(&self, len: u64) -> (u64, usize) {
+        let per_unit = len / self.units;
+        (self.first * per_unit, (self.count * per_unit) as usize)
+    }
+}
+
+/// What workers need to move blocks.
+pub(crate) struct Stream<'a> {
+    pub(crate) sources: &'a [&'a dyn Source],
+    pub(crate) outputs: &'a [Meta],
+    pub(crate) sink: &'a dyn Sink,
+    pub(crate) allow_nonfinite: bool,
+}
+
+impl Stream<'_> {
+    /// Reads the block of every input, as `f32`.
+    pub(crate) fn read<'s>(
+        &self,
+        job: &Job,
+        span: Span,
+        resident: Option<&Resident>,
+        first_pass: bool,
+        scratch: &'s mut Scratch,
+    ) -> Result<(Block<'s>, &'s mut [Vec<f32>])> {
+        let Scratch { raw, inputs, outputs, .. } = scratch;
+        inputs.resize_with(job.inputs.len(), Vec::new);
+        for (at, (input, values)) in job.inputs.iter().zip(inputs.iter_mut()).enumerate() {
+            let meta = &self.sources[input.source].tensors()[input.tensor];
+            let (first, len) = span.elements(input.len);
+            values.resize(len, 0.0);
+            let slot = resident.map(|resident| resident.slot(at, span.index));
+            if let Some(bytes) = slot.and_then(OnceLock::get) {
+                dtype::to_f32(meta.dtype, bytes, values);
+            } else {
+                raw.resize(len * meta.dtype.size(), 0);
+                self.sources[input.source].read(input.tensor, input.first + first, raw)?;
+                dtype::to_f32(meta.dtype, raw, values);
+                if let Some(slot) = slot {
+                    slot.get_or_init(|| raw.as_slice().into());
+                }
+            }
+            if let Some(narrow) = input.round {
+                raw.resize(len * narrow.size(), 0);
+                dtype::from_f32(narrow, values, raw);
+                dtype::to_f32(narrow, raw, values);
+            }
+            if first_pass && !self.allow_nonfinite {
+                self.refuse_nonfinite(input, meta, input.first + first, values)?;
+            }
+        }
+        outputs.resize_with(job.outputs.len(), Vec::new);
+        for (target, values) in job.outputs.iter().zip(outputs.iter_mut()) {
+            values.resize(span.elements(target.len).1, 0.0);
+        }
+        let block = Block { first: span.first, index: span.index, ordinal: span.ordinal, inputs };
+        Ok((block, outputs))
+    }
+
+    /// Rounds and writes what a map computed.
+    pub(crate) fn write(&self, job: &Job, span: Span, scratch: &mut Scratch) -> Result<()> {
+        let Scratch { raw, outputs, .. } = scratch;
+        for (target, values) in job.outputs.iter().zip(outputs.iter()) {
+            let meta = &self.outputs[target.tensor];
+            let first = target.first + span.elements(target.len).0;
+            if !self.allow_nonfinite
+                && let Some(at) = dtype::first_beyond(values, dtype::overflow(meta.dtype))
+            {
+                let (name, element, value, to) = (&meta.name, first + at as u64, values[at], meta.dtype.torch_name());
+                return Err(Error::NonFinite(format!("result '{name}': element {element} is {value}, not finite in {to}")));
+            }
+            raw.resize(values.len() * meta.dtype.size(), 0);
+            dtype::from_f32(meta.dtype, values, raw);
+            self.sink.write(target.tensor, first * meta.dtype.size() as u64, raw)?;
+        }
+        Ok(())
+    }
+
+    /// Copies the block of the first input, after checking that the other inputs hold the same bytes.
+    pub(crate) fn copy(&self, job: &Job, span: Span, scratch: &mut Scratch) -> Result<()> {
+        let Scratch { raw, other, .. } = scratch;
+        let ([input, others @ ..], [target]) = (job.inputs.as_slice(), job.outputs.as_slice()) else {
+            return Err(Error::Internal("a copy has one output and at least one input".into()));
+        };
+        let size = self.dtype(input).size();
+        raw.resize(span.count as usize * size, 0);
+        self.sources[input.source].read(input.tensor, input.first + span.first, raw)?;
+        for rival in others {
+            other.resize(raw.len(), 0);
+            self.sources[rival.source].read(rival.tensor, rival.first + span.first, other)?;
+            if raw != other {
+                let (a, b) = (self.sources[input.source].label(), self.sources[rival.source].label());
+                let kind = self.dtype(input).name();
+                return Err(Error::Checkpoint(format!("{a} and {b} hold different values; {kind} is not averaged")));
+            }
+        }
+        self.put(target, span, size, raw)
+    }
+
+    fn put(&self, target: &Target, span: Span, size: usize, bytes: &[u8]) -> Result<()> {
+        self.sink.write(target.tensor, (target.first + span.first) * size as u64, bytes)
+    }
+
+    fn dtype(&self, input: &Input) -> Dtype {
+        self.sources[input.source].tensors()[input.tensor].dtype
+    }
+
+    fn refuse_nonfinite(&self, input: &Input, meta: &Meta, first: u64, values: &[f32]) -> Result<()> {
+        match dtype::first_beyond(values, f32::INFINITY) {
+            None => Ok(()),
+            Some(at) => Err(Error::NonFinite(format!(
+                "{}: '{}': element {} is {}, not a finite number",
+                self.sources[input.source].label(),
+                meta.name,
+                first + at as u64,
+                values[at]
+            ))),
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! An input model on disk: its checkpoint, what its config says, and how a card names it.
+
+use polmrs_core::{Error, Result};
+use polmrs_engine::source::{CheckpointSource, Source};
+use polmrs_io::safetensors::Checkpoint;
+use serde_json::Value as Json;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Bytes at the start of every tensor that the fingerprint covers.
+const SAMPLE: u64 = 4096;
+/// Bytes of a config or a card that are read; more is refused.
+const MAX_TEXT: u64 = 10 << 20;
+
+/// An open model.
+pub struct ModelFolder {
+    /// Its folder, or the folder of its file.
+    pub folder: PathBuf,
+    /// The tensors.
+    pub source: CheckpointSource,
+    /// `config.json`, where there is one.
+    pub config: Option<Json>,
+}
+
+impl ModelFolder {
+    /// Opens a local folder or file; `reference` is what messages call it.
+    pub fn open(reference: &str) -> Result<ModelFolder> {
+        let path = Path::new(reference);
+        let checkpoint = Checkpoint::open(path)?;
+        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+        let config = match read_text(&folder.join("config.json"))? {
+            None => None,
+            Some(text) => Some(serde_json::from_str(&text).map_err(|error| {
+                Error::Checkpoint(format!("{}: {error}", folder.join("config.json").display()))
+            })?),
+        };
+        Ok(ModelFolder { folder: folder.into(), source: CheckpointSource::new(reference, checkpoint), config })
+    }
+
+    /// Whether the config ties the output head to the input embedding.
+    pub fn tied(&self) -> bool {
+        let ties = |config: &Json| config.get("tie_word_embeddings").and_then(Json::as_bool).unwrap_or(false);
+        self.config.as_ref().is_some_and(|config| ties(config) || config.get("text_config").is_some_and(ties))
+    }
+
+    /// The folder's own name: what a card may show of a path.
+    pub fn name(&self) -> String {
+        let folder = self.folder.canonicalize().unwrap_or_else(|_| self.folder.clone());
+        folder.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+    }
+
+    /// The licence that the model's card states in its front matter.
+    pub fn licence(&self) -> Result<Option<String>> {
+        let card = read_text(&self.folder.join("README.md"))?.unwrap_or_default();
+        let front = card.strip_prefix("---").and_then(|rest| rest.split("\n---").next()).unwrap_or_default();
+        let line = front.lines().find_map(|line| line.strip_prefix("license:"));
+        Ok(line.map(|value| value.trim().trim_matches(['"', '\'']).to_owned()).filter(|value| !value.is_empty()))
+    }
+
+    /// SHA-256 over every tensor's name, type, shape and first 4 KiB, in the order of names: it tells checkpoints
+    /// apart without reading them whole, and does not depend on sharding.
+    pub fn fingerprint(&self) -> Result<String> {
+        let tensors = self.source.tensors();
+        let mut order: Vec<usize> = (0..tensors.len()).collect();
+        order.sort_unstable_by(|a, b| tensors[*a].name.cmp(&tensors[*b].name));
+        let mut hash = Sha256::new();
+        let mut bytes = Vec::new();
+        for at in order {
+            let tensor = &tensors[at];
+            hash.update(format!("{}\0{}\0{:?}\0", tensor.name, tensor.dtype.name(), tensor.shape));
+            let size = tensor.dtype.size() as u64;
+            bytes.resize((tensor.elements().min(SAMPLE / size) * size) as usize, 0);
+            self.source.read(at, 0, &mut bytes)?;
+            hash.update(&bytes);
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+/// A small text file, if it is there.
+fn read_text(path: &Path) -> Result<Option<String>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io(path, "open")(error)),
+    };
+    let mut text = String::new();
+    file.take(MAX_TEXT + 1).read_to_string(&mut text).map_err(Error::io(path, "read"))?;
+    if text.len() as u64 > MAX_TEXT {
+        return Err(Error::Checkpoint(format!("{}: more than {MAX_TEXT} bytes", path.display())));
+    }
+    Ok(Some(text))
+}

@@ -1,0 +1,207 @@
+//! A merge from a configuration to an output folder.
+
+use crate::card;
+use crate::config::Config;
+use crate::model::ModelFolder;
+use crate::program::{self, Opened};
+use polmrs_core::{Ctl, Dtype, Error, Result};
+use polmrs_engine::source::{Meta, Source};
+use polmrs_engine::{Cost, Options, Plan};
+use polmrs_io::output::Output;
+use polmrs_io::safetensors::{Layout, Spec, Writer};
+use polmrs_io::yaml::Node;
+use serde_json::{Value as Json, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+/// Files beside the weights that go along, where the base has them.
+const SIDECARS: [&str; 19] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+    "image_processor_config.json",
+    "LICENSE",
+    "NOTICE",
+];
+
+/// How to run a merge.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Worker threads.
+    pub threads: usize,
+    /// Bytes of tensors in one output file.
+    pub shard_size: u64,
+    /// The seed of random masks.
+    pub seed: u64,
+    /// Replace an output that exists.
+    pub overwrite: bool,
+    /// Let NaN and infinities through.
+    pub allow_nonfinite: bool,
+    /// Note unknown keys instead of refusing them.
+    pub lenient: bool,
+}
+
+/// A merge that is understood, open and planned, with nothing written yet.
+pub struct Prepared {
+    config: Config,
+    document: Json,
+    models: Vec<ModelFolder>,
+    plan: Plan,
+    layout: Layout,
+    cost: Cost,
+    settings: Settings,
+}
+
+impl Prepared {
+    /// Reads the configuration, opens the models and plans, from headers alone.
+    pub fn new(node: &Node, settings: Settings) -> Result<Prepared> {
+        let config = Config::decode(node, settings.lenient)?;
+        let mut models = Vec::new();
+        for model in &config.models {
+            models.push(ModelFolder::open(&model.reference).map_err(|error| error.within(&model.place))?);
+        }
+        let opened: Vec<Opened<'_>> =
+            models.iter().map(|model| Opened { source: &model.source, tied: model.tied() }).collect();
+        let plan = program::plan(&config, &opened, settings.seed)?;
+        let specs: Vec<Spec> = plan.outputs.iter().map(spec).collect();
+        let layout = Writer::plan(&specs, settings.shard_size)?;
+        let cost = plan.cost(&sources(&models), settings.threads);
+        let document = node.to_json();
+        Ok(Prepared { config, document, models, plan, layout, cost, settings })
+    }
+
+    /// What was accepted and has no effect, or was left out.
+    pub fn notes(&self) -> &[String] {
+        &self.plan.notes
+    }
+
+    /// What is going to happen: inputs, outputs, bytes, passes, memory.
+    pub fn describe(&self) -> Json {
+        let inputs = self.models.iter().zip(&self.config.models).enumerate();
+        json!({
+            "schema": "polmrs.plan/1",
+            "method": self.config.method.spec().name,
+            "inputs": inputs.map(|(at, (opened, model))| json!({
+                "model": model.reference,
+                "base": self.config.base == Some(at),
+                "tensors": opened.source.tensors().len(),
+                "bytes": opened.source.tensors().iter().map(Meta::nbytes).sum::<u64>(),
+            })).collect::<Vec<_>>(),
+            "output": {
+                "tensors": self.plan.outputs.len(),
+                "parameters": self.plan.outputs.iter().map(Meta::elements).sum::<u64>(),
+                "dtype": self.dtype().map(Dtype::torch_name),
+                "files": self.layout.files().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect::<Vec<_>>(),
+            },
+            "threads": self.settings.threads,
+            "seed": self.settings.seed,
+            "input_bytes": self.cost.input_bytes,
+            "output_bytes": self.cost.output_bytes,
+            "disk_bytes": self.layout.files().map(|(_, bytes)| bytes).sum::<u64>(),
+            "passes": self.cost.passes,
+            "peak_memory_bytes": self.cost.peak_memory,
+            "notes": self.plan.notes,
+        })
+    }
+
+    /// Merges into `out`, which appears whole at the end.
+    ///
+    /// An error leaves nothing behind; a cancellation leaves `OUT.partial`, which the next run replaces.
+    pub fn run(&self, out: &Path, ctl: &Ctl) -> Result<Json> {
+        let begun = Instant::now();
+        self.refuse_inputs(out)?;
+        let output = Output::begin(out, self.settings.overwrite)?;
+        match self.fill(&output, ctl) {
+            Ok(()) => output.commit()?,
+            Err(Error::Cancelled) => return Err(Error::Cancelled),
+            Err(error) => {
+                output.discard();
+                return Err(error);
+            }
+        }
+        let mut report = self.describe();
+        report["schema"] = "polmrs.merge/1".into();
+        report["to"] = out.to_string_lossy().into();
+        report["seconds"] = begun.elapsed().as_secs_f64().into();
+        Ok(report)
+    }
+
+    fn fill(&self, output: &Output, ctl: &Ctl) -> Result<()> {
+        let donor = &self.models[self.config.base.unwrap_or(0)];
+        for name in SIDECARS {
+            let from = donor.folder.join(name);
+            if from.is_file() {
+                output.copy(&from, name)?;
+            }
+        }
+        if let Some(config) = &donor.config {
+            output.put("config.json", pretty(&self.output_config(config)).as_bytes())?;
+        }
+        output.put("README.md", card::write(&self.config, &self.document, &self.models)?.as_bytes())?;
+        let named = card::named(&self.document, &self.config, &self.models);
+        output.put("mergekit_config.yml", polmrs_io::yaml::emit_json(&named).as_bytes())?;
+        let writer = Writer::create(output.folder(), self.layout.clone())?;
+        let options = Options { threads: self.settings.threads, allow_nonfinite: self.settings.allow_nonfinite };
+        polmrs_engine::run(&sources(&self.models), &self.plan, &writer, options, ctl)?;
+        writer.finish()?;
+        Ok(())
+    }
+
+    /// Refuses to write over a model that is read.
+    fn refuse_inputs(&self, out: &Path) -> Result<()> {
+        let Ok(target) = out.canonicalize() else { return Ok(()) };
+        for (model, opened) in self.config.models.iter().zip(&self.models) {
+            if opened.folder.canonicalize().is_ok_and(|folder| folder == target) {
+                let (out, reference) = (out.display(), &model.reference);
+                return Err(Error::Usage(format!("{out}: is also the input '{reference}'; write elsewhere")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The floating-point type of most bytes of the output.
+    fn dtype(&self) -> Option<Dtype> {
+        let mut bytes: BTreeMap<Dtype, u64> = BTreeMap::new();
+        for meta in self.plan.outputs.iter().filter(|meta| meta.dtype.is_float()) {
+            *bytes.entry(meta.dtype).or_default() += meta.nbytes();
+        }
+        bytes.into_iter().max_by_key(|(_, bytes)| *bytes).map(|(dtype, _)| dtype)
+    }
+
+    /// The base's config with the output's type, and without the place that it was loaded from.
+    fn output_config(&self, config: &Json) -> Json {
+        let mut config = config.clone();
+        if let (Some(map), Some(dtype)) = (config.as_object_mut(), self.dtype()) {
+            map.shift_remove("_name_or_path");
+            let key = if map.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
+            map.insert(key.into(), dtype.torch_name().into());
+        }
+        config
+    }
+}
+
+fn spec(meta: &Meta) -> Spec {
+    Spec { name: meta.name.clone(), dtype: meta.dtype, shape: meta.shape.clone() }
+}
+
+fn sources(models: &[ModelFolder]) -> Vec<&dyn Source> {
+    models.iter().map(|model| &model.source as &dyn Source).collect()
+}
+
+fn pretty(json: &Json) -> String {
+    format!("{json:#}\n")
+}

@@ -1,0 +1,81 @@
+//! The JSON Schema of a merge configuration, from the methods' own rows.
+
+use crate::methods::METHODS;
+use crate::spec::{Base, Default, Param, Range, Scope, Spec, Value};
+use polmrs_core::Dtype;
+use serde_json::{Map, Value as Json, json};
+
+/// The schema, one alternative per method.
+pub fn merge() -> Json {
+    let methods: Vec<Json> = METHODS.iter().map(|method| alternative(method.spec())).collect();
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "polmrs merge configuration",
+        "type": "object",
+        "oneOf": methods,
+    })
+}
+
+fn alternative(spec: &Spec) -> Json {
+    let dtypes: Vec<&str> = Dtype::ALL.iter().filter(|dtype| dtype.is_float()).map(|dtype| dtype.torch_name()).collect();
+    let all = parameters(spec, |_| true);
+    let own = parameters(spec, |param| param.scope == Scope::PerModel);
+    let mut required = vec!["merge_method", "models"];
+    if spec.base == Base::Required {
+        required.push("base_model");
+    }
+    json!({
+        "description": spec.doc,
+        "properties": {
+            "merge_method": {"const": spec.name},
+            "base_model": {"type": "string"},
+            "models": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {"model": {"type": "string"}, "parameters": own},
+                    "required": ["model"],
+                    "additionalProperties": false,
+                },
+            },
+            "parameters": all,
+            "dtype": {"enum": dtypes},
+            "out_dtype": {"enum": dtypes},
+        },
+        "required": required,
+        "additionalProperties": false,
+    })
+}
+
+fn parameters(spec: &Spec, keep: impl Fn(&Param) -> bool) -> Json {
+    let properties: Map<String, Json> =
+        spec.params.iter().filter(|param| keep(param)).map(|param| (param.name.into(), setting(param))).collect();
+    json!({"type": "object", "properties": properties, "additionalProperties": false})
+}
+
+/// A value, a gradient of values, or values by filter.
+fn setting(param: &Param) -> Json {
+    let mut value = match (param.default, param.range) {
+        (Default::Ignored(_), _) => return json!({"description": format!("no effect: {}", param.doc)}),
+        (Default::Is(Value::Flag(_)), _) => json!({"type": "boolean"}),
+        (_, Range::Unit) => json!({"type": "number", "minimum": 0, "maximum": 1}),
+        (_, Range::Finite) => json!({"type": "number"}),
+    };
+    let gradient = json!({"type": "array", "items": value, "minItems": 1});
+    let plain = json!({"anyOf": [value, gradient]});
+    let filtered = json!({
+        "type": "object",
+        "properties": {"filter": {"type": ["string", "null"]}, "value": plain},
+        "additionalProperties": false,
+    });
+    value = json!({
+        "description": param.doc,
+        "anyOf": [value, gradient, filtered, {"type": "array", "items": filtered, "minItems": 1}],
+    });
+    match param.default {
+        Default::Is(Value::Number(number)) => value["default"] = number.into(),
+        Default::Is(Value::Flag(flag)) => value["default"] = flag.into(),
+        _ => {}
+    }
+    value
+}

@@ -1,0 +1,200 @@
+//! The k largest magnitudes of a tensor, exactly, without sorting it.
+//!
+//! The bits of |x| without the sign order as |x| does. One pass counts the upper 16 of the 31 bits, a second the lower
+//! 15 within the bucket where the k-th lies: that is the threshold, exactly. Everything above it is kept; of the elements
+//! equal to it, those with the lowest index, for which a third pass counts the equal ones of every block. (mergekit sorts
+//! with an unstable sort, so among equal magnitudes its choice is arbitrary; on rounded fine-tunes that is up to half of
+//! the tensor.)
+
+use polmrs_core::simd;
+use polmrs_engine::Accumulate;
+
+const LOW_BITS: u32 = 15;
+const SIGN: u32 = 0x8000_0000;
+
+/// How many elements `density` keeps of `n`: its floor, but at least one.
+pub(crate) fn kept(density: f64, n: u64) -> u64 {
+    if density <= 0.0 { 0 } else { ((density * n as f64) as u64).clamp(1.min(n), n) }
+}
+
+/// Counts of the upper or the lower bits of magnitudes.
+pub(crate) struct Histogram(Vec<u64>);
+
+impl Accumulate for Histogram {
+    fn merge(&mut self, other: Self) {
+        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
+            *mine += theirs;
+        }
+    }
+}
+
+impl Histogram {
+    pub(crate) fn upper() -> Histogram {
+        Histogram(vec![0; 1 << (31 - LOW_BITS)])
+    }
+
+    pub(crate) fn lower() -> Histogram {
+        Histogram(vec![0; 1 << LOW_BITS])
+    }
+
+    pub(crate) fn count_upper(&mut self, x: &[f32]) {
+        for x in x {
+            self.0[((x.to_bits() & !SIGN) >> LOW_BITS) as usize] += 1;
+        }
+    }
+
+    /// Counts the lower bits of the elements whose upper bits are `bucket`.
+    pub(crate) fn count_lower(&mut self, x: &[f32], bucket: u32) {
+        for x in x {
+            let bits = x.to_bits() & !SIGN;
+            if bits >> LOW_BITS == bucket {
+                self.0[(bits & ((1 << LOW_BITS) - 1)) as usize] += 1;
+            }
+        }
+    }
+
+    /// The bin in which the `k`-th largest lies (k >= 1), and how many lie in the bins above.
+    pub(crate) fn kth(&self, k: u64) -> (u32, u64) {
+        let mut above = 0;
+        for (bin, count) in self.0.iter().enumerate().rev() {
+            if above + count >= k {
+                return (bin as u32, above);
+            }
+            above += count;
+        }
+        (0, above)
+    }
+
+    pub(crate) fn bin(&self, at: u32) -> u64 {
+        self.0[at as usize]
+    }
+}
+
+/// Which elements of one tensor stay: those above the threshold, and the first `quota` of those equal to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cutoff {
+    /// The sign-cleared bits of the k-th largest magnitude.
+    pub(crate) bits: u32,
+    /// How many of the elements equal to it stay.
+    pub(crate) quota: u64,
+    /// How many elements equal it.
+    pub(crate) equal: u64,
+}
+
+impl Cutoff {
+    /// Keeps everything, or nothing.
+    pub(crate) fn all() -> Cutoff {
+        Cutoff { bits: 0, quota: u64::MAX, equal: u64::MAX }
+    }
+
+    pub(crate) fn none() -> Cutoff {
+        Cutoff { bits: u32::MAX, quota: 0, equal: 0 }
+    }
+
+    /// From both histograms: `bucket` and `above` are the upper one's answer for `k`.
+    pub(crate) fn from_lower(lower: &Histogram, bucket: u32, above: u64, k: u64) -> Cutoff {
+        let (low, greater) = lower.kth(k - above);
+        let equal = lower.bin(low);
+        Cutoff { bits: (bucket << LOW_BITS) | low, quota: k - above - greater, equal }
+    }
+
+    /// From a whole small tensor.
+    pub(crate) fn of(x: &[f32], k: u64) -> Cutoff {
+        if k == 0 || x.is_empty() {
+            return Cutoff::none();
+        }
+        let mut bits: Vec<u32> = x.iter().map(|x| x.to_bits() & !SIGN).collect();
+        let at = x.len() - k as usize;
+        let (_, kth, above) = bits.select_nth_unstable(at);
+        let kth = *kth;
+        let greater = above.iter().filter(|bits| **bits > kth).count() as u64;
+        Cutoff { bits: kth, quota: k - greater, equal: count_equal(x, kth) }
+    }
+
+    /// Whether every element equal to the threshold stays (or goes), so that their order does not matter.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.quota == 0 || self.quota >= self.equal
+    }
+
+    /// Zeroes what does not stay, in a stretch of the tensor before which `seen` elements equal the threshold.
+    pub(crate) fn apply(&self, x: &mut [f32], seen: u64) {
+        let left = self.quota.saturating_sub(seen);
+        if left == 0 {
+            zero_below(x, self.bits.saturating_add(1));
+        } else if left >= x.len() as u64 || left >= self.equal - seen {
+            zero_below(x, self.bits);
+        } else {
+            let mut left = left;
+            for x in x {
+                let bits = x.to_bits() & !SIGN;
+                if bits == self.bits && left > 0 {
+                    left -= 1;
+                } else if bits <= self.bits {
+                    *x = 0.0;
+                }
+            }
+        }
+    }
+}
+
+simd! {
+    /// How many magnitudes have exactly these bits.
+    pub(crate) fn count_equal(x: &[f32], bits: u32) -> u64 {
+        x.chunks(1 << 20).map(|x| u64::from(x.iter().map(|x| u32::from(x.to_bits() & !SIGN == bits)).sum::<u32>())).sum()
+    }
+}
+
+simd! {
+    fn zero_below(x: &mut [f32], least: u32) {
+        for x in x {
+            *x = if x.to_bits() & !SIGN >= least { *x } else { 0.0 };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Sorts by magnitude, then index; keeps the first k.
+    fn sorted(x: &[f32], k: usize) -> Vec<f32> {
+        let mut order: Vec<usize> = (0..x.len()).collect();
+        order.sort_by(|a, b| x[*b].abs().total_cmp(&x[*a].abs()).then(a.cmp(b)));
+        let mut out = vec![0.0; x.len()];
+        for at in &order[..k] {
+            out[*at] = x[*at];
+        }
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn both_ways_equal_a_stable_sort(
+            x in proptest::collection::vec(prop_oneof![Just(0.0f32), Just(1.5), Just(-1.5), -2f32..2.0, Just(1e-42)], 1..300),
+            share in 0f64..1.0, cut in 0usize..300,
+        ) {
+            let k = kept(share, x.len() as u64);
+            let expected = sorted(&x, k as usize);
+            let small = Cutoff::of(&x, k);
+            if k > 0 {
+                let (mut upper, mut lower) = (Histogram::upper(), Histogram::lower());
+                upper.count_upper(&x);
+                let (bucket, above) = upper.kth(k);
+                lower.count_lower(&x, bucket);
+                prop_assert_eq!(&Cutoff::from_lower(&lower, bucket, above, k), &small);
+            }
+            let mut pieces = x.clone();
+            let (left, right) = pieces.split_at_mut(cut.min(x.len()));
+            let seen = count_equal(left, small.bits);
+            small.apply(left, 0);
+            small.apply(right, seen);
+            prop_assert_eq!(pieces, expected);
+        }
+    }
+
+    #[test]
+    fn the_kept_count_truncates_as_python_int_does() {
+        assert_eq!([kept(0.5, 5), kept(0.2, 4), kept(0.0, 9), kept(1.0, 9), kept(0.29, 100)], [2, 1, 0, 9, 28]);
+    }
+}

@@ -1,0 +1,156 @@
+//! What a merge method is: a row of data about it, and the stages it gives one tensor.
+//!
+//! The row is the only definition of a method's parameters: the configuration reader checks against it, `polmrs methods`
+//! and the documentation print it, and the Python classes are generated from it.
+
+use crate::params::Params;
+use polmrs_core::Result;
+use polmrs_engine::Stage;
+
+/// A merge method.
+pub trait Method: Sync {
+    /// Everything there is to know about it without running it.
+    fn spec(&self) -> &Spec;
+
+    /// The stages that compute one tensor. Inputs: the base first where the method has one, then the models in order.
+    fn stages(&self, tensor: &Tensor<'_>, params: &Params) -> Result<Vec<Stage>>;
+}
+
+/// The tensor that stages are made for.
+#[derive(Clone, Copy, Debug)]
+pub struct Tensor<'a> {
+    /// The output tensor's name: part of the key of its random numbers.
+    pub name: &'a str,
+    /// Its number of elements.
+    pub elements: u64,
+    /// The seed of the whole merge.
+    pub seed: u64,
+}
+
+/// The row of a method.
+#[derive(Debug)]
+pub struct Spec {
+    /// The name in a configuration, which is mergekit's where mergekit has the method.
+    pub name: &'static str,
+    /// The Python class.
+    pub class: &'static str,
+    /// The row of the ledger that it makes true.
+    pub id: &'static str,
+    /// Whether the ledger has that row; other ids are extra.
+    pub in_ledger: bool,
+    /// The paper's identifier, or `-`.
+    pub paper: &'static str,
+    /// One sentence, then the formula.
+    pub doc: &'static str,
+    /// The part that a base model plays.
+    pub base: Base,
+    /// The least number of models (without the base, where there is one), and the most.
+    pub models: (usize, usize),
+    /// Its parameters.
+    pub params: &'static [Param],
+    /// What the paper sets otherwise than the defaults, if anything.
+    pub paper_values: &'static [(&'static str, Value)],
+}
+
+/// The part that a base model plays in a method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// Task vectors are differences to it.
+    Required,
+    /// It is a model like the others.
+    Ignored,
+}
+
+/// Where a parameter may be given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Once for all models.
+    Shared,
+    /// For each model.
+    PerModel,
+}
+
+/// A parameter's value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value {
+    /// A real number.
+    Number(f64),
+    /// Yes or no.
+    Flag(bool),
+}
+
+/// What holds where a parameter is not given.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Default {
+    /// This value.
+    Is(Value),
+    /// It must be given in a configuration file; the Python class has this default if any.
+    Required(Option<f64>),
+    /// Nothing; the parameter is accepted because mergekit documents it, and has no effect.
+    Ignored(&'static str),
+}
+
+/// The values a number may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Range {
+    /// Every finite number.
+    Finite,
+    /// 0 to 1, both included.
+    Unit,
+}
+
+impl Range {
+    /// How a message writes it.
+    pub fn text(self) -> &'static str {
+        match self {
+            Range::Finite => "a finite number",
+            Range::Unit => "in [0, 1]",
+        }
+    }
+
+    /// Whether `x` lies in it.
+    pub fn contains(self, x: f64) -> bool {
+        match self {
+            Range::Finite => x.is_finite(),
+            Range::Unit => (0.0..=1.0).contains(&x),
+        }
+    }
+}
+
+/// One parameter of a method.
+#[derive(Debug)]
+pub struct Param {
+    /// Its name in a configuration.
+    pub name: &'static str,
+    /// Where it may be given.
+    pub scope: Scope,
+    /// What holds where it is not.
+    pub default: Default,
+    /// The values it may take, if it is a number.
+    pub range: Range,
+    /// One sentence.
+    pub doc: &'static str,
+}
+
+impl Param {
+    /// A per-model number that a configuration must give.
+    pub const fn weight(doc: &'static str) -> Param {
+        Param { name: "weight", scope: Scope::PerModel, default: Default::Required(Some(1.0)), range: Range::Finite, doc }
+    }
+
+    /// A shared number with a default.
+    pub const fn number(name: &'static str, default: f64, range: Range, doc: &'static str) -> Param {
+        Param { name, scope: Scope::Shared, default: Default::Is(Value::Number(default)), range, doc }
+    }
+
+    /// A shared yes or no with a default.
+    pub const fn flag(name: &'static str, default: bool, doc: &'static str) -> Param {
+        let default = Default::Is(Value::Flag(default));
+        Param { name, scope: Scope::Shared, default, range: Range::Finite, doc }
+    }
+
+    /// A parameter that mergekit documents and that changes nothing.
+    pub const fn ignored(name: &'static str, scope: Scope, why: &'static str) -> Param {
+        Param { name, scope, default: Default::Ignored(why), range: Range::Finite, doc: why }
+    }
+}

@@ -1,0 +1,72 @@
+//! Arrays across the boundary, never copied: bf16, f16 and fp8 cross as unsigned integers of their width.
+
+use crate::error::to_py;
+use numpy::{Element, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods};
+use polmrs_core::{Error, Result};
+use pyo3::prelude::*;
+
+/// A read-only borrow of a C-contiguous array; an error names the argument.
+pub(crate) fn read<'py, T: Element>(name: &str, array: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArrayDyn<'py, T>> {
+    let borrowed = typed::<T>(name, array).and_then(|array| {
+        let shared = array.try_readonly().map_err(|_| refuse(name, "is being written by another call"))?;
+        if array.is_c_contiguous() { Ok(shared) } else { Err(refuse(name, "is not C-contiguous; pass a contiguous copy")) }
+    });
+    borrowed.map_err(|error| to_py(array.py(), &error))
+}
+
+/// An exclusive borrow of a writable C-contiguous array; an error names the argument.
+pub(crate) fn write<'py, T: Element>(name: &str, array: &Bound<'py, PyAny>) -> PyResult<PyReadwriteArrayDyn<'py, T>> {
+    let borrowed = typed::<T>(name, array).and_then(|array| {
+        let exclusive =
+            array.try_readwrite().map_err(|_| refuse(name, "is read-only, or shares memory with another argument"))?;
+        if array.is_c_contiguous() { Ok(exclusive) } else { Err(refuse(name, "is not C-contiguous")) }
+    });
+    borrowed.map_err(|error| to_py(array.py(), &error))
+}
+
+fn typed<'py, 'a, T: Element>(name: &str, array: &'a Bound<'py, PyAny>) -> Result<&'a Bound<'py, PyArrayDyn<T>>> {
+    array.cast::<PyArrayDyn<T>>().map_err(|_| {
+        let wanted = T::get_dtype(array.py()).to_string();
+        let got = array.getattr("dtype").map_or_else(|_| array.get_type().to_string(), |dtype| dtype.to_string());
+        Error::Array(format!("{name}: expected an array of {wanted}, got {got}"))
+    })
+}
+
+fn refuse(name: &str, rule: &str) -> Error {
+    Error::Array(format!("{name}: the array {rule}"))
+}
+
+/// A read-only borrow of an array of unsigned integers of any width.
+pub(crate) enum Bits<'py> {
+    /// One byte an element.
+    B1(PyReadonlyArrayDyn<'py, u8>),
+    /// Two bytes.
+    B2(PyReadonlyArrayDyn<'py, u16>),
+    /// Four bytes.
+    B4(PyReadonlyArrayDyn<'py, u32>),
+    /// Eight bytes.
+    B8(PyReadonlyArrayDyn<'py, u64>),
+}
+
+impl<'py> Bits<'py> {
+    /// Borrows an array whose elements are `width` bytes wide.
+    pub(crate) fn borrow(name: &str, array: &Bound<'py, PyAny>, width: usize) -> PyResult<Bits<'py>> {
+        Ok(match width {
+            1 => Bits::B1(read(name, array)?),
+            2 => Bits::B2(read(name, array)?),
+            4 => Bits::B4(read(name, array)?),
+            _ => Bits::B8(read(name, array)?),
+        })
+    }
+
+    /// The elements' bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // `read` admits C-contiguous arrays only, so `as_slice` always answers.
+        match self {
+            Bits::B1(array) => array.as_slice().unwrap_or_default(),
+            Bits::B2(array) => bytemuck::cast_slice(array.as_slice().unwrap_or_default()),
+            Bits::B4(array) => bytemuck::cast_slice(array.as_slice().unwrap_or_default()),
+            Bits::B8(array) => bytemuck::cast_slice(array.as_slice().unwrap_or_default()),
+        }
+    }
+}

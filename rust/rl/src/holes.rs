@@ -1,0 +1,24 @@
+//! What a masked token means to a recurrence over time.
+
+/// The convention for holes: tokens in the middle of a sequence that the policy did not choose (tool output, say).
+///
+/// A recurrence hands a state from a token to the one before it. At a hole:
+///
+/// | holes | the state after the hole | the hole's own reward and value |
+/// |---|---|---|
+/// | `Carry` | passes through unchanged: time stands still | are not looked at |
+/// | `Decay` | is discounted by a step | count as 0 |
+/// | `Ignore` | is discounted by a step | count as if the token were no hole |
+/// | `Reset` | is forgotten: each run between holes is a sequence of its own, ending there | are not looked at |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Holes {
+    /// verl, NeMo-RL, AReaL.
+    Carry,
+    /// OpenRLHF.
+    Decay,
+    /// TRL (to 1.12), ROLL.
+    Ignore,
+    /// open-instruct, where what stands in the hole is zero.
+    Reset,
+}
