@@ -77,7 +77,7 @@ wheel: .venv/.tools ## the wheel in dist/, tried in an environment that has nump
 	$(call hushed,$(BIN)/maturin build --quiet --locked --out dist)
 	@ls -s --block-size=KiB dist
 	@$(BIN)/uv venv --quiet --clear dist/try
-	@$(BIN)/uv pip install --quiet --python dist/try/bin/python --resolution lowest-direct dist/*.whl
+	@$(BIN)/uv pip install --quiet --python dist/try/bin/python --resolution lowest-direct --only-binary :all: dist/*.whl
 	@dist/try/bin/python -c 'import polmrs._core; print("imports:", polmrs._core.__version__)'
 	@dist/try/bin/polmrs --version
 	@rm -rf dist/try

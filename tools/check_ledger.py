@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 LEDGER = Path(__file__).resolve().parent.parent / "docs" / "ledger.tsv"
@@ -28,7 +29,7 @@ def main() -> int:
         elif not re.fullmatch(r"[a-z]+\.[a-z0-9]+(-[a-z0-9]+)*", row[0]):
             faults.append(f"line {number}: {row[0]!r} is not an id of the form area.some-name")
     ids = [row[0] for row in rows]
-    faults += [f"{name} stands more than once" for name in sorted({name for name in ids if ids.count(name) > 1})]
+    faults += [f"{name} stands {times} times" for name, times in Counter(ids).items() if times > 1]
     if len(ids) != ROWS or hashlib.sha256("\n".join(ids).encode()).hexdigest() != IDS_SHA256:
         faults.append(f"{len(ids)} ids, and not the {ROWS} that this check knows, in their order")
     for fault in faults:

@@ -37,6 +37,7 @@ def build(out: Path) -> dict[str, Any]:
     read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     settings = read.config.to_dict()
     del settings["quantization_config"]  # what makes transformers refuse to save
+    del settings["_model_name_or_path"]  # the name of a training run
     model = LlamaForCausalLM(LlamaConfig(**settings))
     model.load_state_dict(read.state_dict())
     model.tie_weights()

@@ -174,6 +174,7 @@ def _quiet_libraries(threads: int) -> None:
         HF_HUB_OFFLINE="1",
         HF_HUB_DISABLE_PROGRESS_BARS="1",
         TRANSFORMERS_VERBOSITY="error",
+        TQDM_DISABLE="1",
         OMP_NUM_THREADS=str(threads),
         MKL_NUM_THREADS=str(threads),
     )

@@ -1,4 +1,27 @@
 """polmrs: LLM post-training in one small library.
 
-Importing polmrs imports neither torch nor numpy; a name is loaded when it is first used.
+Importing polmrs imports neither torch nor numpy; a part is loaded when its name is first used.
+
+>>> import polmrs as pm
+>>> pm.merge.TIES(density=0.2)
+TIES(weight=1.0, density=0.2, normalize=True, rescale=False, lambda_=1.0)
 """
+
+import importlib
+from types import ModuleType
+
+__all__ = ["__version__", "config", "errors", "merge"]
+
+
+def __getattr__(name: str) -> ModuleType | str:
+    if name == "__version__":
+        from polmrs import _core
+
+        return _core.__version__
+    if name in __all__:
+        return importlib.import_module(f"polmrs.{name}")
+    raise AttributeError(f"module 'polmrs' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -14,13 +14,16 @@ from polmrs.merge.method import Method
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Method):
-    r"""Weighted average of models. $$\theta = \sum_i w_i \theta_i / \sum_i w_i$$
+    r"""Weighted average of models.
 
-    In a configuration: ``merge_method: linear``. Has no base model; one that is given counts as a model.
+    $$\theta = \sum_i w_i \theta_i / \sum_i w_i$$
+
+    In a configuration: ``merge_method: linear``. Has no base model; a ``base_model`` counts as a model.
     Source: arXiv:2203.05482.
     """
 
     name: ClassVar[str] = "linear"
+    needs_base: ClassVar[bool] = False
     per_model: ClassVar[tuple[str, ...]] = ("weight",)
 
     weight: float | Sequence[float] = 1.0
@@ -31,13 +34,15 @@ class Linear(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class SLERP(Method):
-    r"""Spherical interpolation from the base (t = 0) to the other model (t = 1). $$\theta =
-    \frac{\sin((1-t)\omega)}{\sin\omega}\theta_0 + \frac{\sin(t\omega)}{\sin\omega}\theta_1$$
+    r"""Spherical interpolation from the base (t = 0) to the other model (t = 1).
+
+    $$\theta = \frac{\sin((1-t)\omega)}{\sin\omega}\theta_0 + \frac{\sin(t\omega)}{\sin\omega}\theta_1$$
 
     In a configuration: ``merge_method: slerp``. Needs a base model. Source: arXiv:2403.13257.
     """
 
     name: ClassVar[str] = "slerp"
+    needs_base: ClassVar[bool] = True
     per_model: ClassVar[tuple[str, ...]] = ()
 
     t: float
@@ -46,12 +51,15 @@ class SLERP(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class TaskArithmetic(Method):
-    r"""Weighted sum of task vectors on the base. $$\theta = \theta_0 + \lambda\sum_i w_i(\theta_i - \theta_0)$$
+    r"""Weighted sum of task vectors on the base.
+
+    $$\theta = \theta_0 + \lambda\sum_i w_i(\theta_i - \theta_0)$$
 
     In a configuration: ``merge_method: task_arithmetic``. Needs a base model. Source: arXiv:2212.04089.
     """
 
     name: ClassVar[str] = "task_arithmetic"
+    needs_base: ClassVar[bool] = True
     per_model: ClassVar[tuple[str, ...]] = ("weight",)
 
     weight: float | Sequence[float] = 1.0
@@ -64,14 +72,16 @@ class TaskArithmetic(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class TIES(Method):
-    r"""Keep the largest elements of each task vector, elect a sign, average what agrees with it. $$\theta =
-    \theta_0 + \lambda\frac{\sum_{i \in A} w_i d_i}{\sum_{i \in A} w_i},\quad A = \{i : \mathrm{sgn}(w_i d_i)
-    = \mathrm{sgn}\textstyle\sum_j w_j d_j\}$$
+    r"""Keep the largest elements of each task vector, elect a sign, average what agrees with it.
+
+    $$\theta = \theta_0 + \lambda\frac{\sum_{i \in A} w_i d_i}{\sum_{i \in A} w_i},\quad A = \{i :
+    \mathrm{sgn}(w_i d_i) = \mathrm{sgn}\textstyle\sum_j w_j d_j\}$$
 
     In a configuration: ``merge_method: ties``. Needs a base model. Source: arXiv:2306.01708.
     """
 
     name: ClassVar[str] = "ties"
+    needs_base: ClassVar[bool] = True
     per_model: ClassVar[tuple[str, ...]] = ("weight", "density")
 
     weight: float | Sequence[float] = 1.0
@@ -93,13 +103,15 @@ class TIES(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class DARETIES(Method):
-    r"""Drop elements of each task vector at random, rescale, then merge as TIES does. $$d_i = m_i \odot (\theta_i
-    - \theta_0)\,r_i,\quad m_i \sim \mathrm{Bernoulli}(density)$$
+    r"""Drop elements of each task vector at random, rescale, then merge as TIES does.
+
+    $$d_i = m_i \odot (\theta_i - \theta_0)\,r_i,\quad m_i \sim \mathrm{Bernoulli}(density)$$
 
     In a configuration: ``merge_method: dare_ties``. Needs a base model. Source: arXiv:2311.03099.
     """
 
     name: ClassVar[str] = "dare_ties"
+    needs_base: ClassVar[bool] = True
     per_model: ClassVar[tuple[str, ...]] = ("weight", "density")
 
     weight: float | Sequence[float] = 1.0
@@ -121,13 +133,16 @@ class DARETIES(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class DARE(Method):
-    r"""Drop elements of each task vector at random, rescale, then add them up. $$\theta = \theta_0 +
-    \lambda\sum_i w_i\,r_i\,m_i \odot (\theta_i - \theta_0),\quad m_i \sim \mathrm{Bernoulli}(density)$$
+    r"""Drop elements of each task vector at random, rescale, then add them up.
+
+    $$\theta = \theta_0 + \lambda\sum_i w_i\,r_i\,m_i \odot (\theta_i - \theta_0),\quad m_i \sim
+    \mathrm{Bernoulli}(density)$$
 
     In a configuration: ``merge_method: dare_linear``. Needs a base model. Source: arXiv:2311.03099.
     """
 
     name: ClassVar[str] = "dare_linear"
+    needs_base: ClassVar[bool] = True
     per_model: ClassVar[tuple[str, ...]] = ("weight", "density")
 
     weight: float | Sequence[float] = 1.0
@@ -149,12 +164,15 @@ class DARE(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class Passthrough(Method):
-    r"""Tensors of one model, copied or scaled. $$\theta = s\,\theta_1$$
+    r"""Tensors of one model, copied or scaled.
 
-    In a configuration: ``merge_method: passthrough``. Has no base model; one that is given counts as a model.
+    $$\theta = s\,\theta_1$$
+
+    In a configuration: ``merge_method: passthrough``. Has no base model; a ``base_model`` counts as a model.
     """
 
     name: ClassVar[str] = "passthrough"
+    needs_base: ClassVar[bool] = False
     per_model: ClassVar[tuple[str, ...]] = ("scale",)
 
     scale: float | Sequence[float] = 1.0

@@ -88,7 +88,7 @@ fn classes() -> String {
     );
     for spec in METHODS.iter().map(|method| method.spec()) {
         let _ = write!(text, "\n\n@dataclass(frozen=True, kw_only=True)\nclass {}(Method):\n    r\"\"\"", spec.class);
-        let paragraphs = [spec.doc.to_owned(), facts(spec)];
+        let paragraphs = [spec.doc.to_owned(), format!("$${}$$", spec.formula), facts(spec)];
         text += &paragraphs.map(|paragraph| wrap(&paragraph, "    ")).join("\n\n    ");
         text += "\n    \"\"\"\n\n";
         let _ = writeln!(text, "    name: ClassVar[str] = \"{}\"", spec.name);
@@ -101,6 +101,7 @@ fn classes() -> String {
             [one] => format!("({one},)"),
             many => format!("({})", many.join(", ")),
         };
+        let _ = writeln!(text, "    needs_base: ClassVar[bool] = {}", python(Value::Flag(spec.base == Base::Required)));
         let _ = writeln!(text, "    per_model: ClassVar[tuple[str, ...]] = {listed}\n");
         for param in effective(spec) {
             let kind = match (param.default, param.scope) {
@@ -130,7 +131,7 @@ fn classes() -> String {
 fn facts(spec: &Spec) -> String {
     let base = match spec.base {
         Base::Required => "Needs a base model.",
-        Base::Ignored => "Has no base model; one that is given counts as a model.",
+        Base::Ignored => "Has no base model; a ``base_model`` counts as a model.",
     };
     let source = if spec.paper == "-" { String::new() } else { format!(" Source: {}.", spec.paper) };
     format!("In a configuration: ``merge_method: {}``. {base}{source}", spec.name)
@@ -206,7 +207,14 @@ fn pages() -> String {
          Names, parameters, defaults and semantics are mergekit's; everything is computed in f32 and rounded once.\n",
     );
     for spec in METHODS.iter().map(|method| method.spec()) {
-        let _ = write!(text, "\n## {}\n\n{}\n\n{}\n\n", spec.name, spec.doc, facts(spec).replace("``", "`"));
+        let _ = write!(
+            text,
+            "\n## {}\n\n{}\n\n$${}$$\n\n{}\n\n",
+            spec.name,
+            spec.doc,
+            spec.formula,
+            facts(spec).replace("``", "`")
+        );
         if spec.params.is_empty() {
             continue;
         }

@@ -9,7 +9,11 @@ pub(crate) fn bytes(n: u64) -> String {
         x /= 1000.0;
         unit += 1;
     }
-    if unit == 0 { format!("{n} B") } else { format!("{x:.prec$} {}", units[unit], prec = if x < 9.995 { 2 } else { 1 }) }
+    if unit == 0 {
+        format!("{n} B")
+    } else {
+        format!("{x:.prec$} {}", units[unit], prec = if x < 9.995 { 2 } else { 1 })
+    }
 }
 
 /// A count with a unit: `135 M`.

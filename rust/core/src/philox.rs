@@ -62,19 +62,13 @@ simd! {
         debug_assert!(first.is_multiple_of(4));
         let mut counter = first / 4;
         for chunk in out.chunks_mut(4 * WIDE) {
-            let mut words = [[0u32; WIDE]; 4];
-            for i in 0..WIDE {
-                let c = counter + i as u64;
-                words[0][i] = c as u32;
-                words[1][i] = (c >> 32) as u32;
-            }
+            let counters: [u64; WIDE] = std::array::from_fn(|i| counter + i as u64);
             counter += WIDE as u64;
-            let words = rounds(words, key);
+            let (low, high) = (counters.map(|c| c as u32), counters.map(|c| (c >> 32) as u32));
+            let words = rounds([low, high, [0; WIDE], [0; WIDE]], key);
             let mut laid = [0u32; 4 * WIDE];
-            for i in 0..WIDE {
-                for j in 0..4 {
-                    laid[4 * i + j] = words[j][i];
-                }
+            for (i, four) in laid.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                *four = [words[0][i], words[1][i], words[2][i], words[3][i]];
             }
             chunk.copy_from_slice(&laid[..chunk.len()]);
         }

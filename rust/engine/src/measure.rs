@@ -168,7 +168,8 @@ fn floats(source: &dyn Source) -> impl Iterator<Item = (usize, &Meta)> {
 
 fn job(meta: &Meta, tensors: &[(usize, usize)], stage: Stage) -> Job {
     let len = meta.elements();
-    let input = |(source, tensor): &(usize, usize)| Input { source: *source, tensor: *tensor, first: 0, len, round: None };
+    let input =
+        |(source, tensor): &(usize, usize)| Input { source: *source, tensor: *tensor, first: 0, len, round: None };
     Job { name: meta.name.clone(), inputs: tensors.iter().map(input).collect(), outputs: vec![], stages: vec![stage] }
 }
 

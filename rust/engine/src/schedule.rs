@@ -124,11 +124,12 @@ impl<'a> Scheduler<'a> {
     fn work(&self) {
         let mut scratch = Scratch::default();
         while let Some((pass, block)) = self.next() {
-            let done = self.ctl.check().and_then(|()| self.block(&pass, block, &mut scratch)).and_then(|()| {
-                match pass.unfinished.fetch_sub(1, AcqRel) {
-                    1 => self.complete(&pass),
-                    _ => Ok(()),
-                }
+            let done = self.ctl.check().and_then(|()| self.block(&pass, block, &mut scratch)).and_then(|()| match pass
+                .unfinished
+                .fetch_sub(1, AcqRel)
+            {
+                1 => self.complete(&pass),
+                _ => Ok(()),
             });
             if let Err(error) = done {
                 self.lock().failed.get_or_insert(match error {

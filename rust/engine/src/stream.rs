@@ -112,7 +112,9 @@ impl Stream<'_> {
                 && let Some(at) = dtype::first_beyond(values, dtype::overflow(meta.dtype))
             {
                 let (name, element, value, to) = (&meta.name, first + at as u64, values[at], meta.dtype.torch_name());
-                return Err(Error::NonFinite(format!("result '{name}': element {element} is {value}, not finite in {to}")));
+                return Err(Error::NonFinite(format!(
+                    "result '{name}': element {element} is {value}, not finite in {to}"
+                )));
             }
             raw.resize(values.len() * meta.dtype.size(), 0);
             dtype::from_f32(meta.dtype, values, raw);

@@ -47,7 +47,8 @@ impl Config {
     pub fn decode(node: &Node, lenient: bool) -> Result<Config> {
         let root = if lenient { node.root().lenient() } else { node.root() };
         let mut fields = root.fields()?;
-        let method = fields.required("merge_method", |field| methods::find(&field.as_text()?).map_err(|e| field.error(e)))?;
+        let method =
+            fields.required("merge_method", |field| methods::find(&field.as_text()?).map_err(|e| field.error(e)))?;
         let spec = method.spec();
         for key in ["slices", "modules", "tokenizer_source", "tokenizer", "chat_template", "name"] {
             fields.optional(key, |field| Err::<(), _>(field.error("not supported by this version of polmrs")))?;

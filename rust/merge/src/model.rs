@@ -32,9 +32,10 @@ impl ModelFolder {
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
         let config = match read_text(&folder.join("config.json"))? {
             None => None,
-            Some(text) => Some(serde_json::from_str(&text).map_err(|error| {
-                Error::Checkpoint(format!("{}: {error}", folder.join("config.json").display()))
-            })?),
+            Some(text) => Some(
+                serde_json::from_str(&text)
+                    .map_err(|error| Error::Checkpoint(format!("{}: {error}", folder.join("config.json").display())))?,
+            ),
         };
         Ok(ModelFolder { folder: folder.into(), source: CheckpointSource::new(reference, checkpoint), config })
     }

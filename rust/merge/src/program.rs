@@ -59,7 +59,8 @@ fn add_job(
     params: &Params,
     seed: u64,
 ) -> Result<Meta> {
-    let types: Vec<Dtype> = inputs.iter().map(|input| models[input.source].source.tensors()[input.tensor].dtype).collect();
+    let types: Vec<Dtype> =
+        inputs.iter().map(|input| models[input.source].source.tensors()[input.tensor].dtype).collect();
     let output = plan.outputs.len();
     let target = Target { tensor: output, first: 0, len: meta.elements() };
     let floats = types.iter().filter(|dtype| dtype.is_float()).count();
@@ -114,9 +115,11 @@ fn tied_head(model: Opened<'_>, head: &Meta) -> Option<usize> {
         return None;
     }
     let embeddings = ["embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight"];
-    model.source.tensors().iter().position(|tensor| {
-        tensor.shape == head.shape && embeddings.iter().any(|name| tensor.name.ends_with(name))
-    })
+    model
+        .source
+        .tensors()
+        .iter()
+        .position(|tensor| tensor.shape == head.shape && embeddings.iter().any(|name| tensor.name.ends_with(name)))
 }
 
 /// Refuses tensors that the donor does not have, but for a head that the donor ties.

@@ -17,7 +17,8 @@ pub fn merge() -> Json {
 }
 
 fn alternative(spec: &Spec) -> Json {
-    let dtypes: Vec<&str> = Dtype::ALL.iter().filter(|dtype| dtype.is_float()).map(|dtype| dtype.torch_name()).collect();
+    let dtypes: Vec<&str> =
+        Dtype::ALL.iter().filter(|dtype| dtype.is_float()).map(|dtype| dtype.torch_name()).collect();
     let all = parameters(spec, |_| true);
     let own = parameters(spec, |param| param.scope == Scope::PerModel);
     let mut required = vec!["merge_method", "models"];

@@ -40,8 +40,10 @@ pub struct Spec {
     pub in_ledger: bool,
     /// The paper's identifier, or `-`.
     pub paper: &'static str,
-    /// One sentence, then the formula.
+    /// What it does, in one sentence.
     pub doc: &'static str,
+    /// The formula, in TeX.
+    pub formula: &'static str,
     /// The part that a base model plays.
     pub base: Base,
     /// The least number of models (without the base, where there is one), and the most.
@@ -135,7 +137,13 @@ pub struct Param {
 impl Param {
     /// A per-model number that a configuration must give.
     pub const fn weight(doc: &'static str) -> Param {
-        Param { name: "weight", scope: Scope::PerModel, default: Default::Required(Some(1.0)), range: Range::Finite, doc }
+        Param {
+            name: "weight",
+            scope: Scope::PerModel,
+            default: Default::Required(Some(1.0)),
+            range: Range::Finite,
+            doc,
+        }
     }
 
     /// A shared number with a default.

@@ -9,7 +9,11 @@ use pyo3::prelude::*;
 pub(crate) fn read<'py, T: Element>(name: &str, array: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArrayDyn<'py, T>> {
     let borrowed = typed::<T>(name, array).and_then(|array| {
         let shared = array.try_readonly().map_err(|_| refuse(name, "is being written by another call"))?;
-        if array.is_c_contiguous() { Ok(shared) } else { Err(refuse(name, "is not C-contiguous; pass a contiguous copy")) }
+        if array.is_c_contiguous() {
+            Ok(shared)
+        } else {
+            Err(refuse(name, "is not C-contiguous; pass a contiguous copy"))
+        }
     });
     borrowed.map_err(|error| to_py(array.py(), &error))
 }
@@ -67,6 +71,54 @@ impl<'py> Bits<'py> {
             Bits::B2(array) => bytemuck::cast_slice(array.as_slice().unwrap_or_default()),
             Bits::B4(array) => bytemuck::cast_slice(array.as_slice().unwrap_or_default()),
             Bits::B8(array) => bytemuck::cast_slice(array.as_slice().unwrap_or_default()),
+        }
+    }
+}
+
+impl Bits<'_> {
+    /// The sizes of the dimensions.
+    pub(crate) fn shape(&self) -> Vec<u64> {
+        let shape = match self {
+            Bits::B1(array) => array.shape(),
+            Bits::B2(array) => array.shape(),
+            Bits::B4(array) => array.shape(),
+            Bits::B8(array) => array.shape(),
+        };
+        shape.iter().map(|size| *size as u64).collect()
+    }
+}
+
+/// An exclusive borrow of an array of unsigned integers of any width.
+pub(crate) enum Exclusive<'py> {
+    /// One byte an element.
+    B1(PyReadwriteArrayDyn<'py, u8>),
+    /// Two bytes.
+    B2(PyReadwriteArrayDyn<'py, u16>),
+    /// Four bytes.
+    B4(PyReadwriteArrayDyn<'py, u32>),
+    /// Eight bytes.
+    B8(PyReadwriteArrayDyn<'py, u64>),
+}
+
+impl<'py> Exclusive<'py> {
+    /// Borrows an array, whatever the width of its elements.
+    pub(crate) fn borrow(name: &str, array: &Bound<'py, PyAny>) -> PyResult<Exclusive<'py>> {
+        Ok(match array.getattr("itemsize")?.extract()? {
+            1 => Exclusive::B1(write(name, array)?),
+            2 => Exclusive::B2(write(name, array)?),
+            4 => Exclusive::B4(write(name, array)?),
+            _ => Exclusive::B8(write(name, array)?),
+        })
+    }
+
+    /// The elements' bytes.
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        // `write` admits C-contiguous arrays only, so `as_slice_mut` always answers.
+        match self {
+            Exclusive::B1(array) => array.as_slice_mut().unwrap_or_default(),
+            Exclusive::B2(array) => bytemuck::cast_slice_mut(array.as_slice_mut().unwrap_or_default()),
+            Exclusive::B4(array) => bytemuck::cast_slice_mut(array.as_slice_mut().unwrap_or_default()),
+            Exclusive::B8(array) => bytemuck::cast_slice_mut(array.as_slice_mut().unwrap_or_default()),
         }
     }
 }

@@ -2,17 +2,33 @@
 
 mod array;
 mod call;
+mod config;
 mod error;
+mod merge;
 
 use pyo3::prelude::*;
+use std::ffi::OsString;
 
 /// The native half of polmrs.
 #[pymodule]
 mod _core {
     use super::*;
 
+    #[pymodule_export]
+    use super::cli;
+    #[pymodule_export]
+    use crate::config::config;
+    #[pymodule_export]
+    use crate::merge::merge;
+
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
+}
+
+/// Runs a command line, its first item the program's name; gives the exit code.
+#[pyfunction]
+fn cli(py: Python<'_>, args: Vec<OsString>) -> PyResult<i32> {
+    call::long(py, None, |ctl| Ok(polmrs_cli::run(args, ctl)))
 }

@@ -45,7 +45,7 @@ impl Gae {
         bootstrap.map_or(Ok(()), |last| one_each("bootstrap", last.len(), ragged))?;
         let start = |sequence: usize| [0.0, 0.0, bootstrap.map_or(0.0, |last| last[sequence].wide())];
         let bad = match (mask, self.holes) {
-            (None, _) => backward(self.step::<IGNORE>(), ragged, None, [rewards, values], [advantages, returns], start),
+            (None, _) => backward(self.step::<NONE>(), ragged, None, [rewards, values], [advantages, returns], start),
             (_, Holes::Carry) => {
                 backward(self.step::<CARRY>(), ragged, mask, [rewards, values], [advantages, returns], start)
             }
@@ -73,6 +73,7 @@ impl Gae {
     }
 }
 
+const NONE: u8 = u8::MAX;
 const CARRY: u8 = Holes::Carry as u8;
 const DECAY: u8 = Holes::Decay as u8;
 const IGNORE: u8 = Holes::Ignore as u8;
@@ -87,18 +88,20 @@ struct Step<const HOLES: u8> {
 
 /// State: the advantages under both lambdas, and the value, of the token after.
 impl<const HOLES: u8> Recurrence<3, 2, 2> for Step<HOLES> {
+    const HOLES: bool = HOLES != NONE;
+
     #[inline(always)]
-    fn step<const L: usize>(
+    fn step<T: Float, const L: usize>(
         self,
         state: &mut [[f64; L]; 3],
-        input: &[[f64; L]; 2],
+        input: &[[T; L]; 2],
         here: &[bool; L],
-    ) -> [[f64; L]; 2] {
-        let mut out = [[0.0; L]; 2];
+        output: &mut [[T; L]; 2],
+    ) {
         for l in 0..L {
             let after = [state[0][l], state[1][l], state[2][l]];
             let blank = HOLES == DECAY && !here[l];
-            let (reward, value) = if blank { (0.0, 0.0) } else { (input[0][l], input[1][l]) };
+            let (reward, value) = if blank { (0.0, 0.0) } else { (input[0][l].wide(), input[1][l].wide()) };
             let delta = reward + self.gamma * after[2] - value;
             let advantage = delta + self.decay * after[0];
             let advantage_value = delta + self.decay_value * after[1];
@@ -110,9 +113,8 @@ impl<const HOLES: u8> Recurrence<3, 2, 2> for Step<HOLES> {
                     _ => now[s],
                 };
             }
-            out[0][l] = if here[l] { advantage } else { 0.0 };
-            out[1][l] = if here[l] { advantage_value + value } else { 0.0 };
+            output[0][l] = if here[l] { T::narrow(advantage) } else { T::ZERO };
+            output[1][l] = if here[l] { T::narrow(advantage_value + value) } else { T::ZERO };
         }
-        out
     }
 }

@@ -2,7 +2,7 @@
 pub mod float;
 pub mod gae;
 pub mod holes;
-pub mod ragged;
 mod parallel;
+pub mod ragged;
 mod simd;
 mod sweep;

@@ -44,7 +44,11 @@ impl Ragged {
         for (at, offset) in cu_seqlens.iter().enumerate() {
             match offset.index() {
                 Some(index) if index >= previous => previous = index,
-                _ => return refuse(format!("[{at}]: {offset} is less than {previous} before it; offsets never decrease")),
+                _ => {
+                    return refuse(format!(
+                        "[{at}]: {offset} is less than {previous} before it; offsets never decrease"
+                    ));
+                }
             }
             bounds.push(previous);
         }

@@ -11,24 +11,34 @@ use crate::simd::{self, Kernel};
 use polmrs_core::Result;
 use std::ops::Range;
 
-const LANES: usize = 4;
-const TILE: usize = 4;
+const LANES: usize = 16;
+const TILE: usize = 8;
 
 /// One backward recurrence over `IN` columns, with `STATE` numbers handed from a token to the one before it, writing
 /// `OUT` columns. Arrays end in the lane, so that a loop over lanes is one vector instruction.
 pub(crate) trait Recurrence<const STATE: usize, const IN: usize, const OUT: usize>: Copy + Sync {
+    /// Whether holes are looked for at all; if not, `here` is true throughout.
+    const HOLES: bool;
+
     /// One token in each lane; `here` is false on a hole. Marked `#[inline(always)]`.
-    fn step<const L: usize>(
+    fn step<T: Float, const L: usize>(
         self,
         state: &mut [[f64; L]; STATE],
-        input: &[[f64; L]; IN],
+        input: &[[T; L]; IN],
         here: &[bool; L],
-    ) -> [[f64; L]; OUT];
+        output: &mut [[T; L]; OUT],
+    );
 }
 
 /// Runs a recurrence over a batch. `start` is the state after a sequence's last token. Answers the first sequence whose
 /// state before its first token is not finite.
-pub(crate) fn backward<T: Float, R: Recurrence<STATE, IN, OUT>, const STATE: usize, const IN: usize, const OUT: usize>(
+pub(crate) fn backward<
+    T: Float,
+    R: Recurrence<STATE, IN, OUT>,
+    const STATE: usize,
+    const IN: usize,
+    const OUT: usize,
+>(
     recurrence: R,
     ragged: &Ragged,
     mask: Option<&[u8]>,
@@ -179,7 +189,9 @@ where
                     input[k][c][l] = *value;
                 }
             }
-            if let Some(mask) = self.mask {
+            if R::HOLES
+                && let Some(mask) = self.mask
+            {
                 for (k, token) in mask[tokens].iter().enumerate() {
                     here[k][l] = *token != 0;
                 }
@@ -187,8 +199,7 @@ where
         }
         let mut output = [[[T::ZERO; L]; OUT]; K];
         for k in (0..K).rev() {
-            let wide = input[k].map(|column| column.map(T::wide));
-            output[k] = self.recurrence.step(state, &wide, &here[k]).map(|column| column.map(T::narrow));
+            self.recurrence.step(state, &input[k], &here[k], &mut output[k]);
         }
         for l in 0..L {
             for (c, column) in self.outputs.iter_mut().enumerate() {

@@ -14,7 +14,8 @@ pub(crate) fn methods(args: &Methods) -> Result<()> {
         print!("{METHODS}");
         return Ok(());
     }
-    let json: Json = serde_json::from_str(METHODS).map_err(|error| Error::Internal(format!("methods.json: {error}")))?;
+    let json: Json =
+        serde_json::from_str(METHODS).map_err(|error| Error::Internal(format!("methods.json: {error}")))?;
     let cell = |row: &Json, key: &str| row[key].as_str().unwrap_or_default().to_owned();
     let rows: Vec<Vec<String>> = json["methods"]
         .as_array()

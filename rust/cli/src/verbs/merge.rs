@@ -84,15 +84,29 @@ fn readable(plan: &Json) -> String {
     for input in plan["inputs"].as_array().into_iter().flatten() {
         let role = if input["base"] == true { "  (base)" } else { "" };
         let (tensors, size) = (number(&input["tensors"]), bytes(number(&input["bytes"])));
-        let _ = writeln!(text, "input       {}  {tensors} tensors, {size}{role}", input["model"].as_str().unwrap_or_default());
+        let _ = writeln!(
+            text,
+            "input       {}  {tensors} tensors, {size}{role}",
+            input["model"].as_str().unwrap_or_default()
+        );
     }
     let output = &plan["output"];
     let (parameters, dtype) = (count(number(&output["parameters"])), output["dtype"].as_str().unwrap_or("-"));
     let _ = writeln!(text, "output      {} tensors, {parameters} parameters, {dtype}", number(&output["tensors"]));
     for file in output["files"].as_array().into_iter().flatten() {
-        let _ = writeln!(text, "file        {}  {}", file["name"].as_str().unwrap_or_default(), bytes(number(&file["bytes"])));
+        let _ = writeln!(
+            text,
+            "file        {}  {}",
+            file["name"].as_str().unwrap_or_default(),
+            bytes(number(&file["bytes"]))
+        );
     }
-    let _ = writeln!(text, "reads       {}, in at most {} passes", bytes(number(&plan["input_bytes"])), number(&plan["passes"]));
+    let _ = writeln!(
+        text,
+        "reads       {}, in at most {} passes",
+        bytes(number(&plan["input_bytes"])),
+        number(&plan["passes"])
+    );
     let _ = writeln!(text, "disk        {}", bytes(number(&plan["disk_bytes"])));
     let (memory, threads) = (bytes(number(&plan["peak_memory_bytes"])), number(&plan["threads"]));
     let _ = writeln!(text, "memory      {memory} of buffers on {threads} threads");

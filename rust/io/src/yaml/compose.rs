@@ -1,7 +1,6 @@
-//! Parser events to nodes: tags, anchors, aliases, `<<`, duplicate keys, and the limits.
+//! Parser events to nodes: anchors, aliases, `<<` and keys.
 //!
-//! An alias is written out: its anchor's node is copied. Every copy counts towards the limits, the one that is kept
-//! with the anchor included, so a few lines cannot become gigabytes.
+//! An alias is written out: its anchor's node is copied.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,11 +9,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use polmrs_core::{Error, Result};
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span, StrInput};
 
 use super::layout::Layout;
+use super::limits::{self, Budget, Size};
 use super::names::Names;
-use super::{Entry, MAX_COPIED_BYTES, MAX_DEPTH, MAX_NODES, Map, Node, Position, Value, quoted, scalar, syntax};
+use super::{Entry, Map, Node, Position, Value, quoted, refused, scalar, syntax, tag};
 
 /// Every document of `text`, whose length and characters have been checked.
 pub(super) fn documents(text: &str, origin: &Arc<str>) -> Result<Vec<Node>> {
@@ -36,8 +36,7 @@ struct Composer<'a> {
     names: Names<'a>,
     /// By the parser's number; `None` while the anchor's own node is being read.
     anchors: HashMap<usize, Option<Rc<Node>>>,
-    nodes: usize,
-    copied_bytes: usize,
+    budget: Budget,
     /// Where the text ends, in characters, if it does not end with a line break.
     open_end: Option<usize>,
     /// What the parser stopped at.
@@ -60,8 +59,7 @@ impl<'a> Composer<'a> {
             events: Parser::new_from_str(text),
             names: Names::new(text),
             anchors: HashMap::new(),
-            nodes: 0,
-            copied_bytes: 0,
+            budget: Budget::default(),
             open_end: (!text.ends_with(['\n', '\r'])).then(|| text.chars().count()),
             complaint: None,
         }
@@ -106,31 +104,33 @@ impl<'a> Composer<'a> {
         if let Event::Alias(anchor) = event {
             return self.alias(anchor, &span, &at, depth);
         }
-        self.count(1, &at)?;
+        self.budget.value(&at)?;
         let anchor = self.declare(&event, &span, &at)?;
         let mut source = None;
         let value = match event {
             Event::Scalar(text, style, _, tag) => {
                 let text = self.block_end(text, style, &span);
-                let value = typed(&text, style, tag.as_deref()).map_err(|message| refused(&at, &message))?;
+                let value = tag::typed(&text, style, tag.as_deref()).map_err(|message| refused(&at, &message))?;
                 if !matches!(value, Value::Text(_)) {
                     source = Some(text.into());
                 }
                 value
             }
             Event::SequenceStart(_, tag) => {
-                expect_tag(tag.as_deref(), "seq", &at)?;
-                Value::List(self.list(one_deeper(depth, &at)?)?)
+                tag::expect(tag.as_deref(), "seq").map_err(|message| refused(&at, &message))?;
+                limits::check_depth(depth + 1, &at)?;
+                Value::List(self.list(depth + 1)?)
             }
             Event::MappingStart(_, tag) => {
-                expect_tag(tag.as_deref(), "map", &at)?;
-                Value::Map(self.map(one_deeper(depth, &at)?)?)
+                tag::expect(tag.as_deref(), "map").map_err(|message| refused(&at, &message))?;
+                limits::check_depth(depth + 1, &at)?;
+                Value::Map(self.map(depth + 1)?)
             }
             _ => return Err(Error::Internal(format!("{at}: an event out of order from the YAML parser"))),
         };
         let node = Node { value, at, source };
         if let Some(anchor) = anchor {
-            self.count_copy(&Size::of(&node), &node.at)?;
+            self.budget.copy(&Size::of(&node), &node.at)?;
             self.anchors.insert(anchor, Some(Rc::new(node.clone())));
         }
         Ok(node)
@@ -157,10 +157,8 @@ impl<'a> Composer<'a> {
             None => return Err(self.names.unknown(&span.start, at)),
         };
         let size = Size::of(&node);
-        if depth + size.depth > MAX_DEPTH {
-            return Err(too_deep(at));
-        }
-        self.count_copy(&size, at)?;
+        limits::check_depth(depth + size.depth, at)?;
+        self.budget.copy(&size, at)?;
         Ok((*node).clone())
     }
 
@@ -201,15 +199,18 @@ impl<'a> Composer<'a> {
 
     fn key(&mut self, (event, span): (Event<'a>, Span), depth: usize) -> Result<Key> {
         let at = self.position(&span.start);
-        if let Event::Scalar(text, style, 0, tag) = &event {
-            let plain = *style == ScalarStyle::Plain;
-            let merges = plain && text == "<<" && tag.as_deref().is_none_or(|tag| kind(tag) == Some("merge"));
-            if plain && text.is_empty() {
+        if let Event::Scalar(text, ScalarStyle::Plain, anchor, tag) = &event {
+            let merges = text == "<<" && tag.as_deref().is_none_or(|tag| tag::kind(tag) == Some("merge"));
+            if text.is_empty() {
                 return Err(refused(&at, "a key is missing before this ':'"));
-            }
-            if merges || tag.is_none() {
-                self.count(1, &at)?;
-                return Ok(Key { text: text.as_ref().to_owned(), at, merges });
+            } else if merges && *anchor > 0 {
+                return Err(refused(&at, "'<<' takes no anchor"));
+            } else if merges {
+                return Ok(Key { text: text.to_string(), at, merges });
+            } else if *anchor == 0 && tag.is_none() {
+                scalar::check_start(text).map_err(|message| refused(&at, &message))?;
+                self.budget.value(&at)?;
+                return Ok(Key { text: text.to_string(), at, merges });
             }
         }
         let node = self.node((event, span), depth)?;
@@ -234,84 +235,6 @@ impl<'a> Composer<'a> {
     fn position(&self, mark: &Marker) -> Position {
         self.layout.position(self.origin, mark)
     }
-
-    fn count_copy(&mut self, size: &Size, at: &Position) -> Result<()> {
-        self.copied_bytes += size.bytes;
-        if self.copied_bytes > MAX_COPIED_BYTES {
-            return Err(refused(at, &format!("aliases copy more than {} MB of text", MAX_COPIED_BYTES >> 20)));
-        }
-        self.count(size.nodes, at)
-    }
-
-    fn count(&mut self, nodes: usize, at: &Position) -> Result<()> {
-        self.nodes += nodes;
-        if self.nodes > MAX_NODES {
-            return Err(refused(at, &format!("more than {MAX_NODES} values, aliases written out")));
-        }
-        Ok(())
-    }
-}
-
-/// What a copy of a node costs: nodes, bytes of text, lists and maps inside one another.
-#[derive(Default)]
-struct Size {
-    nodes: usize,
-    bytes: usize,
-    depth: usize,
-}
-
-impl Size {
-    fn of(node: &Node) -> Size {
-        let mut size = Size { nodes: 1, ..Size::default() };
-        match &node.value {
-            Value::Text(text) => size.bytes += text.len(),
-            Value::List(items) => items.iter().for_each(|item| size.add(&Size::of(item))),
-            Value::Map(map) => map.iter().for_each(|entry| {
-                size.add(&Size { nodes: 1, bytes: entry.key.len(), depth: 0 });
-                size.add(&Size::of(&entry.value));
-            }),
-            _ => size.bytes += node.source.as_ref().map_or(0, |source| source.len()),
-        }
-        size.depth += usize::from(matches!(node.value, Value::List(_) | Value::Map(_)));
-        size
-    }
-
-    fn add(&mut self, inner: &Size) {
-        self.nodes += inner.nodes;
-        self.bytes += inner.bytes;
-        self.depth = self.depth.max(inner.depth);
-    }
-}
-
-/// The value of a scalar by its tag, its quotes or its looks.
-fn typed(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, String> {
-    match tag {
-        None if style == ScalarStyle::Plain => scalar::plain(text),
-        None => Ok(Value::Text(text.to_owned())),
-        Some(tag) => kind(tag).and_then(|kind| scalar::tagged(kind, text)).unwrap_or_else(|| Err(unknown_tag(tag))),
-    }
-}
-
-/// `str` of `!!str`, however the tag is spelled.
-fn kind(tag: &Tag) -> Option<&str> {
-    const YAML: &str = "tag:yaml.org,2002:";
-    match tag.handle.as_str() {
-        YAML => Some(&tag.suffix),
-        "" => tag.suffix.strip_prefix(YAML),
-        _ => None,
-    }
-}
-
-fn expect_tag(tag: Option<&Tag>, expected: &str, at: &Position) -> Result<()> {
-    match tag {
-        Some(tag) if kind(tag) != Some(expected) => Err(refused(at, &unknown_tag(tag))),
-        _ => Ok(()),
-    }
-}
-
-fn unknown_tag(tag: &Tag) -> String {
-    let shown = kind(tag).map_or_else(|| format!("{}{}", tag.handle, tag.suffix), |kind| format!("!!{kind}"));
-    format!("the tag {} is not supported here; known are !!str, !!int, !!float, !!bool and !!null", quoted(&shown))
 }
 
 /// The maps that the value of `<<` names.
@@ -340,16 +263,4 @@ fn merged(bases: Vec<Map>, own: Vec<Entry>) -> Map {
         }
     }
     Map { entries }
-}
-
-fn one_deeper(depth: usize, at: &Position) -> Result<usize> {
-    if depth < MAX_DEPTH { Ok(depth + 1) } else { Err(too_deep(at)) }
-}
-
-fn too_deep(at: &Position) -> Error {
-    refused(at, &format!("lists and maps are nested more than {MAX_DEPTH} deep"))
-}
-
-fn refused(at: &Position, message: &str) -> Error {
-    Error::Config(format!("{at}: {message}"))
 }

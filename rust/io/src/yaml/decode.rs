@@ -29,10 +29,9 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use polmrs_core::error::{did_you_mean, nearest};
 use polmrs_core::{Error, Result};
 
-use super::{Map, Node, Position, Value, quoted, scalar};
+use super::{Fields, Node, Position, Value, quoted, scalar};
 
 /// A node and the path that led to it, such as `models[1].parameters.density`.
 #[derive(Clone, Debug)]
@@ -40,16 +39,7 @@ pub struct Field<'a> {
     node: &'a Node,
     path: String,
     notes: Rc<RefCell<Vec<String>>>,
-    lenient: bool,
-}
-
-/// The keys of a map, taken one by one.
-#[derive(Debug)]
-#[must_use = "unknown keys are refused by `finish`"]
-pub struct Fields<'a> {
-    field: Field<'a>,
-    map: &'a Map,
-    asked: Vec<&'a str>,
+    pub(super) lenient: bool,
 }
 
 impl Node {
@@ -88,7 +78,11 @@ impl<'a> Field<'a> {
 
     /// Notes something about this value for the user, without refusing it.
     pub fn note(&self, message: impl std::fmt::Display) {
-        self.notes.borrow_mut().push(self.located(self.at(), &message));
+        self.push_note(self.located(self.at(), &message));
+    }
+
+    pub(super) fn push_note(&self, note: String) {
+        self.notes.borrow_mut().push(note);
     }
 
     /// Takes the notes that decoding left at this field's root.
@@ -202,15 +196,15 @@ impl<'a> Field<'a> {
     /// [`Error::Config`] if this is no map.
     pub fn fields(&self) -> Result<Fields<'a>> {
         let Value::Map(map) = self.value() else { return Err(self.is_not("a map")) };
-        Ok(Fields { field: self.clone(), map, asked: Vec::new() })
+        Ok(Fields::new(self.clone(), map))
     }
 
-    fn below(&self, node: &'a Node, path: String) -> Field<'a> {
+    pub(super) fn below(&self, node: &'a Node, path: String) -> Field<'a> {
         Field { node, path, notes: Rc::clone(&self.notes), lenient: self.lenient }
     }
 
     /// `path.key`, or `path['a key']` where a dot would mislead.
-    fn path_to(&self, key: &str) -> String {
+    pub(super) fn path_to(&self, key: &str) -> String {
         let path = &self.path;
         let simple = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
         match (simple, path.is_empty()) {
@@ -220,7 +214,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    fn located(&self, at: &Position, message: &dyn std::fmt::Display) -> String {
+    pub(super) fn located(&self, at: &Position, message: &dyn std::fmt::Display) -> String {
         if self.path.is_empty() { format!("{at}: {message}") } else { format!("{at}: {}: {message}", self.path) }
     }
 
@@ -236,65 +230,6 @@ impl<'a> Field<'a> {
 
     fn is_not_number(&self, wanted: &str, text: &str) -> Error {
         self.error(format_args!("{} is not {wanted}{}", quoted(text), scalar::why_not_a_number(text)))
-    }
-}
-
-impl<'a> Fields<'a> {
-    /// The value of a key that must be there.
-    ///
-    /// # Errors
-    /// [`Error::Config`] if it is missing or null, and whatever `decode` finds.
-    pub fn required<T>(&mut self, key: &'a str, decode: impl FnOnce(&Field<'a>) -> Result<T>) -> Result<T> {
-        if let Some(value) = self.optional(key, decode)? {
-            return Ok(value);
-        }
-        if let Some(node) = self.map.get(key) {
-            return Err(self.field.below(node, self.field.path_to(key)).error("a value is missing"));
-        }
-        let strangers = self.map.iter().map(|entry| entry.key.as_str()).filter(|key| !self.asked.contains(key));
-        let hint = nearest(key, strangers).map_or_else(String::new, |near| format!("; is {} meant?", quoted(near)));
-        Err(self.field.error(format_args!("'{key}' is missing{hint}")))
-    }
-
-    /// The value of a key that may be absent or null.
-    ///
-    /// # Errors
-    /// Whatever `decode` finds.
-    pub fn optional<T>(&mut self, key: &'a str, decode: impl FnOnce(&Field<'a>) -> Result<T>) -> Result<Option<T>> {
-        self.asked.push(key);
-        match self.map.get(key) {
-            None => Ok(None),
-            Some(node) if matches!(node.value, Value::Null) => Ok(None),
-            Some(node) => decode(&self.field.below(node, self.field.path_to(key))).map(Some),
-        }
-    }
-
-    /// A key that is accepted and has no effect: noted if it is there, with the reason.
-    pub fn ignored(&mut self, key: &'a str, reason: &str) {
-        self.asked.push(key);
-        if let Some(node) = self.map.get(key) {
-            self.field.below(node, self.field.path_to(key)).note(reason);
-        }
-    }
-
-    /// Refuses the keys that were not asked for; under [`Field::lenient`] notes them.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for the first unknown key, with the nearest known one.
-    pub fn finish(self) -> Result<()> {
-        for entry in self.map {
-            if self.asked.contains(&entry.key.as_str()) {
-                continue;
-            }
-            let field = self.field.below(&entry.value, self.field.path_to(&entry.key));
-            let hint = did_you_mean(&entry.key, self.asked.iter().copied());
-            let message = field.located(&entry.at, &format_args!("unknown key{hint}"));
-            if !self.field.lenient {
-                return Err(Error::Config(message));
-            }
-            self.field.notes.borrow_mut().push(message);
-        }
-        Ok(())
     }
 }
 

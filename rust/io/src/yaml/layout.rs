@@ -18,9 +18,9 @@ use saphyr_parser::{Marker, ScanError};
 
 use super::Position;
 
-/// Columns that a line is moved: more than the indentation of any file written by a person.
-const SHIFT: usize = 200;
-/// Bytes that are read again in all. Files written by a person need thousands of times less.
+/// Columns that a line is moved: more than the indentation of a file written by a person.
+const SHIFT: usize = 64;
+/// Bytes that are read again in all: enough for a thousand such lines.
 const MAX_REREAD: usize = 64 << 20;
 
 /// A text, and which of its lines have been moved.

@@ -7,12 +7,13 @@
 //! | module | holds |
 //! |---|---|
 //! | `node` | what a document is made of, to and from JSON |
-//! | `scalar` | which type a word without quotes has |
-//! | `compose` | parser events to nodes: anchors, aliases, `<<`, duplicate keys, limits |
+//! | `syntax` | what cannot be read at all, in plain words |
 //! | `layout` | lines that PyYAML lets start further left than the parser does |
+//! | `compose` | parser events to nodes: anchors, aliases, `<<` and keys |
 //! | `names` | anchor names, for messages |
-//! | `syntax` | what the parser cannot read, in plain words |
-//! | `decode` | nodes to Rust types, with the path of every value in the message |
+//! | `limits` | how much a text may become |
+//! | `tag`, `scalar` | which type a word has |
+//! | `decode`, `fields` | nodes to Rust types, with the path of every value in the message |
 //! | `emit` | nodes back to text |
 //!
 //! Departures from mergekit, each tested in `tests/yaml_scalars.rs` or `tests/yaml_documents.rs`:
@@ -40,11 +41,14 @@
 mod compose;
 mod decode;
 mod emit;
+mod fields;
 mod layout;
+mod limits;
 mod names;
 mod node;
 mod scalar;
 mod syntax;
+mod tag;
 
 use std::fs::File;
 use std::io::Read;
@@ -53,16 +57,17 @@ use std::sync::Arc;
 
 use polmrs_core::{Error, Result};
 
-pub use decode::{Field, Fields};
+pub use decode::Field;
 pub use emit::{emit, emit_json};
+pub use fields::Fields;
 pub use node::{Entry, Map, Node, Position, Value};
 
-/// Bytes of text that are read; more is refused.
-pub const MAX_BYTES: usize = 10 << 20;
+/// Bytes of text that are read; more is refused. The parser needs up to 200 bytes of memory for each.
+pub const MAX_BYTES: usize = 2 << 20;
 /// Nodes that one text may become once its aliases are written out; more is refused.
 pub const MAX_NODES: usize = 1_000_000;
 /// Bytes of text that aliases may copy; more is refused.
-pub const MAX_COPIED_BYTES: usize = 64 << 20;
+pub const MAX_COPIED_BYTES: usize = 16 << 20;
 /// Lists and maps inside one another; deeper is refused.
 pub const MAX_DEPTH: usize = 100;
 
@@ -143,4 +148,9 @@ fn quoted(text: &str) -> String {
     }
     shown.push_str(if text.chars().nth(SHOWN).is_some() { "...'" } else { "'" });
     shown
+}
+
+/// The error of something at a position.
+fn refused(at: &Position, message: &str) -> Error {
+    Error::Config(format!("{at}: {message}"))
 }

@@ -32,7 +32,7 @@ impl fmt::Display for Position {
 pub struct Node {
     /// The value.
     pub value: Value,
-    /// Where it starts; for a copy made by an alias, where the original starts.
+    /// Where it starts: for a block after `|` its first line, for a copy made by an alias the original.
     pub at: Position,
     /// How a null, boolean or number was written.
     pub(super) source: Option<Box<str>>,

@@ -15,20 +15,23 @@ use super::{Value, quoted};
 
 /// The value of a scalar without quotes or tag; the error says why it is refused.
 pub(super) fn plain(text: &str) -> Result<Value, String> {
+    check_start(text)?;
     Ok(match text {
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,
         "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "true" | "True" | "TRUE" => Value::Bool(true),
         "no" | "No" | "NO" | "off" | "Off" | "OFF" | "false" | "False" | "FALSE" => Value::Bool(false),
         ".nan" | ".NaN" | ".NAN" => Value::Float(f64::NAN),
-        _ if text.starts_with('?') => {
-            return Err("a '?' at the start makes a key in YAML 1.1 and text in 1.2; quote it".to_owned());
-        }
         _ => match (integer(text)?, float(text)) {
             (Some(i), _) => Value::Int(i),
             (None, Some(x)) => Value::Float(x),
             (None, None) => Value::Text(text.to_owned()),
         },
     })
+}
+
+/// Refuses what begins a key in PyYAML, inside brackets, and text here.
+pub(super) fn check_start(text: &str) -> Result<(), String> {
+    if text.starts_with('?') { Err("text that starts with '?' must be quoted".to_owned()) } else { Ok(()) }
 }
 
 /// The value of a scalar with the tag `!!kind`; `None` if there is no such kind.

@@ -41,7 +41,7 @@ pub(super) fn explain(complaint: &str) -> String {
     known.map_or_else(|| complaint.to_owned(), |(_, plain)| (*plain).to_owned())
 }
 
-const EXPLAINED: [(&str, &str); 29] = [
+const EXPLAINED: [(&str, &str); 31] = [
     ("block scalar content cannot start with a tab", TAB),
     ("tabs disallowed", TAB),
     ("found a tab", TAB),
@@ -68,14 +68,16 @@ const EXPLAINED: [(&str, &str); 29] = [
         "invalid trailing content after double-quoted",
         "text after the closing quote; quote the whole, or double the quote inside",
     ),
-    ("expected ',' or ']'", "a list in [ ] lacks a ',' or its ']'"),
-    ("expected ',' or '}'", "a map in { } lacks a ',' or its '}'"),
+    ("expected ',' or ']'", "a ',' or the closing bracket is expected here"),
+    ("expected ',' or '}'", "a ',' or the closing bracket is expected here"),
     ("misplaced bracket", "this bracket closes none"),
     ("unexpected character", "text that starts with '%', '@' or '`' must be quoted"),
     ("unknown escape character", "a backslash in double quotes starts an escape; use single quotes to keep it"),
     ("scanning an anchor or alias", "a name is expected after '&' or '*'; quote the text if it starts with one"),
     ("scanning a block scalar, did not find", "text after '|' or '>' starts on the next line"),
     ("comments must be separated", "a comment is set off by a space before its '#'"),
+    ("may not precede any of", "a space is missing after this ':'"),
+    ("plain scalar cannot start with '-'", "text that starts with '-' must be quoted here"),
     ("invalid Unicode character escape", "this escape is no Unicode character"),
 ];
 

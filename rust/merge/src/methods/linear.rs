@@ -19,7 +19,8 @@ static SPEC: Spec = Spec {
     id: "merge.soup",
     in_ledger: true,
     paper: "arXiv:2203.05482",
-    doc: "Weighted average of models. $$\\theta = \\sum_i w_i \\theta_i / \\sum_i w_i$$",
+    doc: "Weighted average of models.",
+    formula: r"\theta = \sum_i w_i \theta_i / \sum_i w_i",
     base: Base::Ignored,
     models: (1, usize::MAX),
     params: &[

@@ -18,7 +18,8 @@ static SPEC: Spec = Spec {
     id: "merge.passthrough",
     in_ledger: false,
     paper: "-",
-    doc: "Tensors of one model, copied or scaled. $$\\theta = s\\,\\theta_1$$",
+    doc: "Tensors of one model, copied or scaled.",
+    formula: r"\theta = s\,\theta_1",
     base: Base::Ignored,
     models: (1, 1),
     params: &[Param {

@@ -28,8 +28,8 @@ static SPEC: Spec = Spec {
     id: "merge.slerp",
     in_ledger: true,
     paper: "arXiv:2403.13257",
-    doc: "Spherical interpolation from the base (t = 0) to the other model (t = 1). \
-          $$\\theta = \\frac{\\sin((1-t)\\omega)}{\\sin\\omega}\\theta_0 + \\frac{\\sin(t\\omega)}{\\sin\\omega}\\theta_1$$",
+    doc: "Spherical interpolation from the base (t = 0) to the other model (t = 1).",
+    formula: r"\theta = \frac{\sin((1-t)\omega)}{\sin\omega}\theta_0 + \frac{\sin(t\omega)}{\sin\omega}\theta_1",
     base: Base::Required,
     models: (1, 1),
     params: &[Param {

@@ -70,7 +70,8 @@ pub(super) static TASK_ARITHMETIC: TaskVectors = TaskVectors {
         id: "merge.task-arithmetic",
         in_ledger: true,
         paper: "arXiv:2212.04089",
-        doc: "Weighted sum of task vectors on the base. $$\\theta = \\theta_0 + \\lambda\\sum_i w_i(\\theta_i - \\theta_0)$$",
+        doc: "Weighted sum of task vectors on the base.",
+        formula: r"\theta = \theta_0 + \lambda\sum_i w_i(\theta_i - \theta_0)",
         base: Base::Required,
         models: (1, usize::MAX),
         params: &[
@@ -94,9 +95,8 @@ pub(super) static TIES: TaskVectors = TaskVectors {
         id: "merge.ties",
         in_ledger: true,
         paper: "arXiv:2306.01708",
-        doc: "Keep the largest elements of each task vector, elect a sign, average what agrees with it. \
-              $$\\theta = \\theta_0 + \\lambda\\frac{\\sum_{i \\in A} w_i d_i}{\\sum_{i \\in A} w_i},\\quad \
-              A = \\{i : \\mathrm{sgn}(w_i d_i) = \\mathrm{sgn}\\textstyle\\sum_j w_j d_j\\}$$",
+        doc: "Keep the largest elements of each task vector, elect a sign, average what agrees with it.",
+        formula: r"\theta = \theta_0 + \lambda\frac{\sum_{i \in A} w_i d_i}{\sum_{i \in A} w_i},\quad A = \{i : \mathrm{sgn}(w_i d_i) = \mathrm{sgn}\textstyle\sum_j w_j d_j\}",
         base: Base::Required,
         models: (1, usize::MAX),
         params: &[WEIGHT, DENSITY, normalize(true), rescale(false), LAMBDA, INT8_MASK],
@@ -113,8 +113,8 @@ pub(super) static DARE_TIES: TaskVectors = TaskVectors {
         id: "merge.dare",
         in_ledger: true,
         paper: "arXiv:2311.03099",
-        doc: "Drop elements of each task vector at random, rescale, then merge as TIES does. \
-              $$d_i = m_i \\odot (\\theta_i - \\theta_0)\\,r_i,\\quad m_i \\sim \\mathrm{Bernoulli}(density)$$",
+        doc: "Drop elements of each task vector at random, rescale, then merge as TIES does.",
+        formula: r"d_i = m_i \odot (\theta_i - \theta_0)\,r_i,\quad m_i \sim \mathrm{Bernoulli}(density)",
         base: Base::Required,
         models: (1, usize::MAX),
         params: &[WEIGHT, DENSITY, normalize(false), rescale(true), LAMBDA, INT8_MASK],
@@ -131,9 +131,8 @@ pub(super) static DARE_LINEAR: TaskVectors = TaskVectors {
         id: "merge.dare",
         in_ledger: true,
         paper: "arXiv:2311.03099",
-        doc: "Drop elements of each task vector at random, rescale, then add them up. \
-              $$\\theta = \\theta_0 + \\lambda\\sum_i w_i\\,r_i\\,m_i \\odot (\\theta_i - \\theta_0),\\quad \
-              m_i \\sim \\mathrm{Bernoulli}(density)$$",
+        doc: "Drop elements of each task vector at random, rescale, then add them up.",
+        formula: r"\theta = \theta_0 + \lambda\sum_i w_i\,r_i\,m_i \odot (\theta_i - \theta_0),\quad m_i \sim \mathrm{Bernoulli}(density)",
         base: Base::Required,
         models: (1, usize::MAX),
         params: &[WEIGHT, DENSITY, normalize(false), rescale(true), LAMBDA, INT8_MASK],
@@ -184,9 +183,17 @@ impl Method for TaskVectors {
 enum Dropper {
     Keep,
     /// By magnitude; the threshold comes from earlier stages, or, for a tensor of one block, from the block itself.
-    Largest { found: Later<Threshold>, model: usize },
-    LargestOfBlock { keep: u64 },
-    AtRandom { key: Key, threshold: u64 },
+    Largest {
+        found: Later<Threshold>,
+        model: usize,
+    },
+    LargestOfBlock {
+        keep: u64,
+    },
+    AtRandom {
+        key: Key,
+        threshold: u64,
+    },
 }
 
 /// The threshold of each model, and how many of its equals lie before each block.
@@ -203,7 +210,8 @@ impl Dropper {
             Dropper::Largest { found, model } => {
                 let threshold = found.get()?;
                 let cutoff = &threshold.cutoffs[*model];
-                let seen = if cutoff.is_plain() { 0 } else { threshold.equal_before.get()?[*model][block.index as usize] };
+                let seen =
+                    if cutoff.is_plain() { 0 } else { threshold.equal_before.get()?[*model][block.index as usize] };
                 cutoff.apply(delta, seen);
             }
             Dropper::LargestOfBlock { keep } => Cutoff::of(delta, *keep).apply(delta, 0),
@@ -246,8 +254,7 @@ fn largest(tensor: &Tensor<'_>, densities: &[f64], stages: &mut Vec<Stage>) -> V
     let keep: Vec<u64> = densities.iter().map(|density| kept(*density, tensor.elements)).collect();
     let trims = |model: usize| keep[model] < tensor.elements;
     if tensor.elements <= BLOCK as u64 {
-        let dropper =
-            |model| if trims(model) { Dropper::LargestOfBlock { keep: keep[model] } } else { Dropper::Keep };
+        let dropper = |model| if trims(model) { Dropper::LargestOfBlock { keep: keep[model] } } else { Dropper::Keep };
         return (0..keep.len()).map(dropper).collect();
     }
     let trimmed: Vec<usize> = (0..keep.len()).filter(|model| trims(*model)).collect();
@@ -292,12 +299,7 @@ fn count_upper(trimmed: Vec<usize>, keep: Vec<u64>, buckets: Later<Vec<(u32, u64
 }
 
 /// Leaves every model's exact threshold.
-fn count_lower(
-    trimmed: Vec<usize>,
-    keep: Vec<u64>,
-    buckets: Later<Vec<(u32, u64)>>,
-    found: Later<Threshold>,
-) -> Stage {
+fn count_lower(trimmed: Vec<usize>, keep: Vec<u64>, buckets: Later<Vec<(u32, u64)>>, found: Later<Threshold>) -> Stage {
     let count = trimmed.len();
     let (chosen, known) = (trimmed.clone(), buckets.clone());
     Stage::reduce(

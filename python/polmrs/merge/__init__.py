@@ -1,0 +1,26 @@
+"""Model merging: checkpoints larger than RAM, or state dicts in memory, by mergekit's methods.
+
+>>> import numpy as np
+>>> base = {"w": np.zeros(4, np.float32)}
+>>> math = {"w": np.array([1, 2, -3, 0.1], np.float32)}
+>>> code = {"w": np.array([1, -1, 1, 0.1], np.float32)}
+>>> merge({"math": math, "code": code}, base=base, method=TIES(density=0.75))["w"]
+array([ 1.,  2., -3.,  0.], dtype=float32)
+"""
+
+from polmrs.merge.method import Method
+from polmrs.merge.methods import DARE, DARETIES, SLERP, TIES, Linear, Passthrough, TaskArithmetic
+from polmrs.merge.run import merge, plan
+
+__all__ = [
+    "DARE",
+    "DARETIES",
+    "SLERP",
+    "TIES",
+    "Linear",
+    "Method",
+    "Passthrough",
+    "TaskArithmetic",
+    "merge",
+    "plan",
+]

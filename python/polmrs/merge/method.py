@@ -1,0 +1,36 @@
+"""What a merge method is in Python: a frozen dataclass that writes its part of a configuration."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from polmrs.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """The base of all merge methods; the generated classes in ``polmrs.merge.methods`` are the methods."""
+
+    name: ClassVar[str]
+    needs_base: ClassVar[bool]
+    per_model: ClassVar[tuple[str, ...]]
+
+    def shared_parameters(self) -> dict[str, Any]:
+        """The parameters for all models, under their names in a configuration."""
+        names = (field.name for field in fields(self) if field.name not in self.per_model)
+        return {name.rstrip("_"): getattr(self, name) for name in names}
+
+    def model_parameters(self, models: int) -> list[dict[str, Any]]:
+        """The parameters of each of ``models`` models.
+
+        Raises ``ConfigError`` if a sequence does not have one number a model.
+        """
+        rows: list[dict[str, Any]] = [{} for _ in range(models)]
+        for name in self.per_model:
+            value = getattr(self, name)
+            values = list(value) if isinstance(value, Sequence) else [value] * models
+            if len(values) != models:
+                raise ConfigError(f"{self.name}.{name}: {len(values)} numbers for {models} models")
+            for row, number in zip(rows, values, strict=True):
+                row[name] = number
+        return rows

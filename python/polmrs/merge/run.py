@@ -1,0 +1,224 @@
+"""``merge``: from paths, a configuration or state dicts to a folder or a state dict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, TypeAlias, overload
+
+from polmrs import _core
+from polmrs._tensor import Array, from_bits, is_torch, to_bits
+from polmrs.errors import ConfigError, UsageError
+from polmrs.merge.method import Method
+
+StateDict: TypeAlias = Mapping[str, Array]
+"""Tensor names to numpy arrays or CPU torch tensors."""
+
+Progress: TypeAlias = Callable[[int, int], object]
+"""Called a few times a second with (done, total), in bytes."""
+
+PathOrName: TypeAlias = str | PathLike[str]
+
+
+@overload
+def merge(
+    models: PathOrName | Sequence[PathOrName],
+    *,
+    to: str | PathLike[str],
+    base: PathOrName | None = None,
+    method: Method | None = None,
+    dtype: str | None = None,
+    out_dtype: str | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    shard_size: int = 5_000_000_000,
+    overwrite: bool = False,
+    allow_nonfinite: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]: ...
+
+
+@overload
+def merge(
+    models: Mapping[str, StateDict],
+    *,
+    to: None = None,
+    base: StateDict | str | None = None,
+    method: Method,
+    dtype: str | None = None,
+    out_dtype: str | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    allow_nonfinite: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Array]: ...
+
+
+def merge(
+    models: Any,
+    *,
+    base: Any = None,
+    method: Method | None = None,
+    to: str | PathLike[str] | None = None,
+    dtype: str | None = None,
+    out_dtype: str | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    shard_size: int = 5_000_000_000,
+    overwrite: bool = False,
+    allow_nonfinite: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Merges models.
+
+    ``models`` is one of:
+
+    * a sequence of model folders (or .safetensors files), merged by ``method`` into the folder ``to``;
+    * the path of a mergekit configuration, merged into ``to``;
+    * ``{name: state dict}``, merged in memory; tensors are read in place and the result is new.
+
+    ``base`` is a path, a state dict, or the name of one of the models. ``dtype`` is the type that inputs are rounded to
+    first, ``out_dtype`` that of the result (both default to the inputs'); arithmetic is in f32. ``seed`` decides random
+    masks: the same seed gives the same bits for any number of threads. Memory stays bounded by buffers, about 300 MB.
+
+    Returns the report of a merge into a folder (``polmrs.merge/1``: method, tensors, bytes, seconds), or the state dict:
+    torch tensors if the first model has torch tensors, else numpy arrays. Raises ``ConfigError`` for a parameter out
+    of its range, ``CheckpointError`` for models that do not fit together, ``NonFiniteError`` for NaN or infinities
+    (unless ``allow_nonfinite``), ``OutputExistsError`` if ``to`` exists (unless ``overwrite``).
+
+    >>> import numpy as np
+    >>> from polmrs.merge import Linear
+    >>> a, b = {"w": np.array([0.0, 2.0])}, {"w": np.array([4.0, 2.0])}
+    >>> merge({"a": a, "b": b}, method=Linear(weight=[3, 1]))["w"]
+    array([1., 2.])
+    """
+    if isinstance(models, Mapping):
+        if to is not None:
+            raise UsageError("to: state dicts merge in memory; save the result, or pass paths")
+        state_dicts = _with_base(models, base)
+        config = _config(list(models), _base_name(base), method, dtype, out_dtype)
+        return _merge_arrays(config, state_dicts, seed, threads, allow_nonfinite, progress)
+    if to is None:
+        raise UsageError("to: a merge of paths needs a folder to write")
+    text, origin = _source(models, base, method, dtype, out_dtype)
+    report: dict[str, Any] = json.loads(
+        _core.merge.merge_folder(
+            text,
+            origin,
+            fspath(to),
+            threads=threads,
+            shard_size=shard_size,
+            seed=seed,
+            overwrite=overwrite,
+            allow_nonfinite=allow_nonfinite,
+            progress=progress,
+        )
+    )
+    return report
+
+
+def plan(
+    models: PathOrName | Sequence[PathOrName],
+    *,
+    base: PathOrName | None = None,
+    method: Method | None = None,
+    dtype: str | None = None,
+    out_dtype: str | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    shard_size: int = 5_000_000_000,
+) -> dict[str, Any]:
+    """What ``merge`` of the same arguments will read, write and need (``polmrs.plan/1``), from headers alone."""
+    text, origin = _source(models, base, method, dtype, out_dtype)
+    described: dict[str, Any] = json.loads(
+        _core.merge.plan_folder(text, origin, threads=threads, shard_size=shard_size, seed=seed)
+    )
+    return described
+
+
+def _source(
+    models: PathOrName | Sequence[PathOrName],
+    base: PathOrName | None,
+    method: Method | None,
+    dtype: str | None,
+    out_dtype: str | None,
+) -> tuple[str, str]:
+    """The configuration's text and what messages call it."""
+    if not isinstance(models, str | PathLike):
+        names = [fspath(model) for model in models]
+        config = _config(names, None if base is None else fspath(base), method, dtype, out_dtype)
+        return json.dumps(config), "merge"
+    if (base, method, dtype, out_dtype) != (None, None, None, None):
+        raise UsageError("models: a configuration file says the base, the method and the dtypes itself")
+    return Path(models).read_text(encoding="utf-8"), fspath(models)
+
+
+def _config(
+    models: list[str], base: str | None, method: Method | None, dtype: str | None, out_dtype: str | None
+) -> dict[str, Any]:
+    """A mergekit configuration from Python's arguments."""
+    if method is None:
+        raise UsageError("method: missing; pass one of polmrs.merge's, such as TIES(density=0.2)")
+    if base is not None and not method.needs_base:
+        raise UsageError(f"base: {method.name} has none; list it among the models if it is one of them")
+    merged = [model for model in models if model != base]
+    rows = dict(zip(merged, method.model_parameters(len(merged)), strict=True))
+    if len(rows) != len(merged):
+        raise ConfigError("models: the same model is given twice")
+    config: dict[str, Any] = {
+        "merge_method": method.name,
+        "models": [{"model": model, "parameters": rows.get(model, {})} for model in models],
+        "parameters": method.shared_parameters(),
+        "base_model": base,
+        "dtype": dtype,
+        "out_dtype": out_dtype,
+    }
+    return config
+
+
+_BASE = "base"
+
+
+def _base_name(base: StateDict | str | None) -> str | None:
+    return base if base is None or isinstance(base, str) else _BASE
+
+
+def _with_base(models: Mapping[str, StateDict], base: StateDict | str | None) -> dict[str, StateDict]:
+    """The models, and a base that is a state dict of its own last."""
+    if isinstance(base, Mapping):
+        if _BASE in models:
+            raise UsageError("models: one is called 'base'; pass base='base' to use it as such, or rename it")
+        return {**models, _BASE: base}
+    if base is not None and base not in models:
+        raise UsageError(f"base: {base!r} is not one of the models {', '.join(map(repr, models))}")
+    return dict(models)
+
+
+def _merge_arrays(
+    config: dict[str, Any],
+    state_dicts: dict[str, StateDict],
+    seed: int,
+    threads: int | None,
+    allow_nonfinite: bool,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    models = []
+    for model, tensors in state_dicts.items():
+        rows = []
+        for name, tensor in tensors.items():
+            dtype, bits = to_bits(f"{model}[{name!r}]", tensor)
+            rows.append((name, dtype, bits))
+        models.append((model, rows))
+    merged = _core.merge.merge_arrays(
+        json.dumps(config),
+        models,
+        threads=threads,
+        seed=seed,
+        allow_nonfinite=allow_nonfinite,
+        progress=progress,
+    )
+    first = next(iter(state_dicts.values()), {})
+    torch_wanted = any(is_torch(tensor) for tensor in first.values())
+    return {name: from_bits(dtype, bits, torch_wanted=torch_wanted) for name, dtype, bits in merged}
