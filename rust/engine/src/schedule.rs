@@ -191,11 +191,12 @@ impl<'a> Scheduler<'a> {
             && !needed()
         {
             units = 0;
+            self.ctl.advance(self.bytes_of(job));
         }
         let (mut resident, mut held) = (resident, held);
         let blocks = units.div_ceil(step);
         if resident.is_none() && self.passes_from(job, stage) > 1 {
-            let bytes: u64 = job.inputs.iter().map(|input| input_bytes(self.stream.sources, input)).sum();
+            let bytes = self.bytes_of(job);
             if queue.held + bytes <= resident_budget() {
                 queue.held += bytes;
                 held = bytes;
@@ -212,6 +213,11 @@ impl<'a> Scheduler<'a> {
         queue.ready.push_back((pass, 0));
         self.news.notify_all();
         None
+    }
+
+    /// The bytes that one pass over a job reads.
+    fn bytes_of(&self, job: &Job) -> u64 {
+        job.inputs.iter().map(|input| input_bytes(self.stream.sources, input)).sum()
     }
 
     /// How many passes from this stage on cut the job alike and need no other job in between.

@@ -43,21 +43,14 @@ impl Gae {
         same_length("values", values.len(), "rewards", tokens)?;
         mask.map_or(Ok(()), |mask| same_length("mask", mask.len(), "rewards", tokens))?;
         bootstrap.map_or(Ok(()), |last| one_each("bootstrap", last.len(), ragged))?;
-        let start = |sequence: usize| [0.0, 0.0, bootstrap.map_or(0.0, |last| last[sequence].wide())];
+        let start = |sequence: usize| [bootstrap.map_or(0.0, |last| last[sequence].wide()), 0.0, 0.0];
+        let columns = ([rewards, values], [advantages, returns]);
         let bad = match (mask, self.holes) {
-            (None, _) => backward(self.step::<NONE>(), ragged, None, [rewards, values], [advantages, returns], start),
-            (_, Holes::Carry) => {
-                backward(self.step::<CARRY>(), ragged, mask, [rewards, values], [advantages, returns], start)
-            }
-            (_, Holes::Decay) => {
-                backward(self.step::<DECAY>(), ragged, mask, [rewards, values], [advantages, returns], start)
-            }
-            (_, Holes::Ignore) => {
-                backward(self.step::<IGNORE>(), ragged, mask, [rewards, values], [advantages, returns], start)
-            }
-            (_, Holes::Reset) => {
-                backward(self.step::<RESET>(), ragged, mask, [rewards, values], [advantages, returns], start)
-            }
+            (None, _) => self.sweep::<T, NONE>(ragged, None, columns, start),
+            (_, Holes::Carry) => self.sweep::<T, CARRY>(ragged, mask, columns, start),
+            (_, Holes::Decay) => self.sweep::<T, DECAY>(ragged, mask, columns, start),
+            (_, Holes::Ignore) => self.sweep::<T, IGNORE>(ragged, mask, columns, start),
+            (_, Holes::Reset) => self.sweep::<T, RESET>(ragged, mask, columns, start),
         }?;
         let Some(sequence) = bad else { return Ok(()) };
         let seen = mask.filter(|_| self.holes != Holes::Ignore);
@@ -68,8 +61,19 @@ impl Gae {
         Err(Error::NonFinite(format!("advantages: sequence {sequence} overflows")))
     }
 
-    fn step<const HOLES: u8>(&self) -> Step<HOLES> {
-        Step { gamma: self.gamma, decay: self.gamma * self.lam, decay_value: self.gamma * self.lam_value }
+    fn sweep<T: Float, const HOLES: u8>(
+        &self,
+        ragged: &Ragged,
+        mask: Option<&[u8]>,
+        (inputs, outputs): ([&[T]; 2], [&mut [T]; 2]),
+        start: impl Fn(usize) -> [f64; 3] + Sync,
+    ) -> Result<Option<usize>> {
+        let (gamma, decay, decay_value) = (self.gamma, self.gamma * self.lam, self.gamma * self.lam_value);
+        if self.lam == self.lam_value {
+            backward(Step::<HOLES, false> { gamma, decay, decay_value }, ragged, mask, inputs, outputs, start)
+        } else {
+            backward(Step::<HOLES, true> { gamma, decay, decay_value }, ragged, mask, inputs, outputs, start)
+        }
     }
 }
 
@@ -80,41 +84,28 @@ const IGNORE: u8 = Holes::Ignore as u8;
 const RESET: u8 = Holes::Reset as u8;
 
 #[derive(Clone, Copy)]
-struct Step<const HOLES: u8> {
+struct Step<const HOLES: u8, const DECOUPLED: bool> {
     gamma: f64,
     decay: f64,
     decay_value: f64,
 }
 
-/// State: the advantages under both lambdas, and the value, of the token after.
-impl<const HOLES: u8> Recurrence<3, 2, 2> for Step<HOLES> {
+/// State: the value of the token after, and its advantages under both lambdas.
+impl<const HOLES: u8, const DECOUPLED: bool> Recurrence<3, 2, 2> for Step<HOLES, DECOUPLED> {
     const HOLES: bool = HOLES != NONE;
 
     #[inline(always)]
-    fn step<T: Float, const L: usize>(
-        self,
-        state: &mut [[f64; L]; 3],
-        input: &[[T; L]; 2],
-        here: &[bool; L],
-        output: &mut [[T; L]; 2],
-    ) {
-        for l in 0..L {
-            let after = [state[0][l], state[1][l], state[2][l]];
-            let blank = HOLES == DECAY && !here[l];
-            let (reward, value) = if blank { (0.0, 0.0) } else { (input[0][l].wide(), input[1][l].wide()) };
-            let delta = reward + self.gamma * after[2] - value;
-            let advantage = delta + self.decay * after[0];
-            let advantage_value = delta + self.decay_value * after[1];
-            let now = [advantage, advantage_value, value];
-            for (s, numbers) in state.iter_mut().enumerate() {
-                numbers[l] = match HOLES {
-                    CARRY if !here[l] => after[s],
-                    RESET if !here[l] => after[s] * 0.0, // not 0: a NaN must be seen at the first token
-                    _ => now[s],
-                };
-            }
-            output[0][l] = if here[l] { T::narrow(advantage) } else { T::ZERO };
-            output[1][l] = if here[l] { T::narrow(advantage_value + value) } else { T::ZERO };
-        }
+    fn step(self, after: [f64; 3], [reward, value]: [f64; 2], here: bool) -> ([f64; 3], [f64; 2]) {
+        let (reward, value) = if HOLES == DECAY && !here { (0.0, 0.0) } else { (reward, value) };
+        let delta = reward + self.gamma * after[0] - value;
+        let advantage = delta + self.decay * after[1];
+        let advantage_value = if DECOUPLED { delta + self.decay_value * after[2] } else { advantage };
+        let now = [value, advantage, if DECOUPLED { advantage_value } else { 0.0 }];
+        let state = match HOLES {
+            CARRY if !here => after,
+            RESET if !here => after.map(|number| number * 0.0), // not 0: a NaN must be seen at the first token
+            _ => now,
+        };
+        (state, if here { [advantage, advantage_value + value] } else { [0.0; 2] })
     }
 }

@@ -1,0 +1,196 @@
+//! The scheduler: every block once, stages in order, groups that meet, the same bits for any number of threads.
+#![allow(missing_docs)]
+
+use polmrs_core::reduce::{Ordered, sum};
+use polmrs_core::{Ctl, Dtype, Error};
+use polmrs_engine::sink::MemorySink;
+use polmrs_engine::source::{MemorySource, Meta, Source};
+use polmrs_engine::{Grain, Input, Job, Later, Options, Plan, Scope, Stage, Target, run};
+
+const SIZES: [u64; 6] = [200_000, 1, 0, 65_536, 65_537, 7];
+
+fn tensors() -> Vec<(Meta, Vec<u8>)> {
+    let tensor = |(at, size): (usize, &u64)| {
+        let meta = Meta { name: format!("t{at}"), dtype: Dtype::F32, shape: vec![*size] };
+        let values = (0..*size).map(|i| ((i as f32) * 0.37 + at as f32).sin());
+        (meta, values.flat_map(f32::to_le_bytes).collect())
+    };
+    SIZES.iter().enumerate().map(tensor).collect()
+}
+
+fn input(tensor: usize) -> Input {
+    Input { source: 0, tensor, first: 0, len: SIZES[tensor], round: None }
+}
+
+fn target(tensor: usize) -> Target {
+    Target { tensor, first: 0, len: SIZES[tensor] }
+}
+
+/// out = x - mean(x), the mean over one tensor or over the whole model.
+fn centre(whole_model: bool) -> Plan {
+    let outputs = tensors().into_iter().map(|(meta, _)| meta).collect();
+    let model = Later::<f64>::default();
+    let total: u64 = SIZES.iter().sum();
+    let job = |tensor: usize| {
+        let found = if whole_model { model.clone() } else { Later::default() };
+        let mean = found.clone();
+        let n = if whole_model { total } else { SIZES[tensor] } as f64;
+        let scope = if whole_model { Scope::Group(0) } else { Scope::Tensor };
+        let measure = Stage::reduce(
+            Grain::Elements,
+            scope,
+            Ordered::<1>::default,
+            |sums, block| {
+                sums.push(block.ordinal, [sum(block.input(0))]);
+                Ok(())
+            },
+            move |sums| {
+                found.set(sums.total()[0] / n);
+                Ok(())
+            },
+        );
+        let subtract = Stage::map(move |block, out| {
+            let mean = *mean.get()? as f32;
+            out.iter_mut().zip(block.input(0)).for_each(|(out, x)| *out = x - mean);
+            Ok(())
+        });
+        Job {
+            name: format!("t{tensor}"),
+            inputs: vec![input(tensor)],
+            outputs: vec![target(tensor)],
+            stages: vec![measure, subtract],
+        }
+    };
+    Plan { outputs, jobs: (0..SIZES.len()).map(job).collect(), notes: vec![] }
+}
+
+fn execute(plan: &Plan, threads: usize, ctl: &Ctl) -> polmrs_core::Result<Vec<Vec<u8>>> {
+    let data = tensors();
+    let source = MemorySource::new("m", data.iter().map(|(meta, bytes)| (meta.clone(), bytes.as_slice())).collect())?;
+    let mut outputs: Vec<Vec<u8>> = plan.outputs.iter().map(|meta| vec![0xaa; meta.nbytes() as usize]).collect();
+    let sink = MemorySink::new(outputs.iter_mut().map(Vec::as_mut_slice).collect());
+    run(&[&source as &dyn Source], plan, &sink, Options { threads, allow_nonfinite: false }, ctl)?;
+    Ok(outputs)
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    for whole_model in [false, true] {
+        let one = execute(&centre(whole_model), 1, &Ctl::new()).unwrap();
+        for threads in [2, 3, 8] {
+            assert!(execute(&centre(whole_model), threads, &Ctl::new()).unwrap() == one, "{threads} threads");
+        }
+    }
+}
+
+#[test]
+fn a_group_reduction_sees_every_job_before_any_goes_on() {
+    let outputs = execute(&centre(true), 2, &Ctl::new()).unwrap();
+    let sum: f64 = outputs
+        .iter()
+        .flat_map(|bytes| bytes.as_chunks::<4>().0)
+        .map(|four| f64::from(f32::from_le_bytes(*four)))
+        .sum();
+    assert!(sum.abs() < 1e-2, "{sum}");
+    let tensor_wise = execute(&centre(false), 2, &Ctl::new()).unwrap();
+    assert!(tensor_wise != outputs);
+}
+
+#[test]
+fn regions_stack_and_split() {
+    // Two tensors of 65,536 and 7 elements become one of 65,543, and its last ten become another.
+    let whole = Meta { name: "stacked".into(), dtype: Dtype::F32, shape: vec![65_543] };
+    let tail = Meta { name: "tail".into(), dtype: Dtype::F32, shape: vec![10] };
+    let copy = |inputs, outputs| Job { name: "copy".into(), inputs, outputs, stages: vec![Stage::Copy] };
+    let jobs = vec![
+        copy(vec![input(3)], vec![Target { tensor: 0, first: 0, len: 65_536 }]),
+        copy(vec![input(5)], vec![Target { tensor: 0, first: 65_536, len: 7 }]),
+        copy(vec![Input { first: 65_526, len: 10, ..input(3) }], vec![Target { tensor: 1, first: 0, len: 10 }]),
+    ];
+    let outputs = execute(&Plan { outputs: vec![whole, tail], jobs, notes: vec![] }, 2, &Ctl::new()).unwrap();
+    let data = tensors();
+    assert_eq!(outputs[0][..65_536 * 4], data[3].1);
+    assert_eq!(outputs[0][65_536 * 4..], data[5].1);
+    assert_eq!(outputs[1], data[3].1[65_526 * 4..]);
+}
+
+#[test]
+fn an_output_that_is_not_written_once_is_refused_before_work_starts() {
+    for (first, len) in [(0, 6), (1, 6)] {
+        let mut plan = centre(false);
+        plan.jobs[5].outputs = vec![Target { tensor: 5, first, len }];
+        assert!(matches!(execute(&plan, 1, &Ctl::new()), Err(Error::Internal(_))));
+    }
+    let mut plan = centre(false);
+    plan.jobs.pop();
+    assert!(execute(&plan, 1, &Ctl::new()).is_err());
+}
+
+#[test]
+fn a_cancelled_run_says_so() {
+    let ctl = Ctl::new();
+    ctl.cancel();
+    assert!(matches!(execute(&centre(false), 2, &ctl), Err(Error::Cancelled)));
+}
+
+#[test]
+fn the_first_error_stops_the_run_and_names_the_job() {
+    let mut plan = centre(false);
+    plan.jobs[3].stages = vec![Stage::map(|_, _| Err(Error::Checkpoint("it broke".into())))];
+    assert_eq!(execute(&plan, 2, &Ctl::new()).unwrap_err().to_string(), "t3: it broke");
+}
+
+#[test]
+fn a_nan_is_named_with_its_tensor_and_element() {
+    let mut plan = centre(false);
+    plan.jobs[4].stages = vec![Stage::map(|block, out| {
+        out.fill(0.0);
+        if block.first == 65_536 {
+            out[0] = f32::NAN;
+        }
+        Ok(())
+    })];
+    let error = execute(&plan, 2, &Ctl::new()).unwrap_err();
+    assert_eq!(error.to_string(), "result 't4': element 65536 is NaN, not finite in float32");
+    assert_eq!(error.exit_code(), 5);
+}
+
+#[test]
+fn progress_ends_at_its_total() {
+    let ctl = Ctl::new();
+    execute(&centre(false), 2, &ctl).unwrap();
+    let (done, total) = ctl.progress();
+    assert!(total > 0 && done == total, "{done} of {total}");
+}
+
+#[test]
+fn a_skipped_reduction_sees_no_block() {
+    let mut plan = centre(false);
+    for job in &mut plan.jobs {
+        let never = Stage::reduce(
+            Grain::Elements,
+            Scope::Tensor,
+            Ordered::<1>::default,
+            |_, _| Err(Error::Internal("seen".into())),
+            |sums| if sums.total() == [0.0] { Ok(()) } else { Err(Error::Internal("summed".into())) },
+        );
+        job.stages.insert(1, never.when(|| false));
+    }
+    assert!(execute(&plan, 2, &Ctl::new()).unwrap() == execute(&centre(false), 2, &Ctl::new()).unwrap());
+}
+
+#[test]
+fn blocks_of_rows_hold_whole_rows() {
+    // 1,000 rows of 200: a block holds 327 of them.
+    let outputs = tensors().into_iter().take(1).map(|(meta, _)| meta).collect();
+    let stage = Stage::rows(1_000, |block, outputs| {
+        for (row, values) in outputs[0].chunks_mut(200).enumerate() {
+            values.fill((block.first + row as u64) as f32);
+        }
+        if block.first % 327 == 0 { Ok(()) } else { Err(Error::Internal(format!("row {}", block.first))) }
+    });
+    let job = Job { name: "rows".into(), inputs: vec![input(0)], outputs: vec![target(0)], stages: vec![stage] };
+    let bytes = execute(&Plan { outputs, jobs: vec![job], notes: vec![] }, 2, &Ctl::new()).unwrap();
+    let values: Vec<f32> = bytes[0].as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect();
+    assert!(values.iter().enumerate().all(|(at, value)| *value == (at / 200) as f32));
+}
