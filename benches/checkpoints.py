@@ -1,6 +1,6 @@
 """Checkpoints that the benchmarks merge, made from random numbers once and kept in `.bench/`.
 
-    python benches/checkpoints.py        # makes all of them: 12 GB, a minute or two
+    python benches/checkpoints.py        # makes all of them: 11 GB, a minute or two
 
 A base holds w ~ N(0, 0.02) in bfloat16; a fine-tune of it w + d with d ~ N(0, 1e-3), rounded to bfloat16. (Real
 fine-tunes move less: at d ~ N(0, 1e-4) most bfloat16 weights stay as they are, and what moves ties in magnitude.)
@@ -80,7 +80,9 @@ class Checkpoint:
     folder: str
     fine_tunes: int
     shapes: Shapes
-    repeats: bool = False  # every chunk of a tensor has the numbers of its first: quick to make, and still dense
+    repeats: bool = (
+        False  # every chunk of a tensor has the numbers of its first: quick to make, and still dense
+    )
 
     @property
     def elements(self) -> int:
@@ -111,7 +113,9 @@ LARGE = Checkpoint(folder="one-2gb", fine_tunes=2, shapes={"model.weight": (3276
 MANY = Checkpoint(
     folder="many-2000",
     fine_tunes=3,
-    shapes={f"model.{at:04}.weight": [(256,), (64, 64), (256, 256), (200, 400)][at % 4] for at in range(2000)},
+    shapes={
+        f"model.{at:04}.weight": [(256,), (64, 64), (256, 256), (200, 400)][at % 4] for at in range(2000)
+    },
 )
 
 

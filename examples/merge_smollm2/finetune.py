@@ -46,7 +46,7 @@ def build(out: Path, base: Path, corpus: corpora.Corpus, recipe: Recipe) -> dict
     torch.manual_seed(recipe.seed)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).train()
     tokenizer = AutoTokenizer.from_pretrained(base)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=0.0, fused=True)
     data = corpora.sequences(corpus.train, tokenizer, length=recipe.length)
     for step, batch in enumerate(_batches(data, recipe), start=1):
         ids_BT = torch.tensor(batch)

@@ -172,7 +172,7 @@ def _quiet_libraries(threads: int) -> None:
     """Keep the libraries off the network and the terminal, before they are imported.
 
     Threads that wait for each other sleep: by default they spin, and where anything else is running that makes
-    training several times slower (forward pass on 2 busy cores: 10-20 s spinning, 4 s sleeping; idle: no difference).
+    training several times slower (one forward pass on 2 busy cores: 10 to 20 s spinning, 4 s sleeping).
     """
     os.environ.update(
         HF_HUB_OFFLINE="1",

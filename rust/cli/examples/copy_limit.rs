@@ -21,20 +21,26 @@ const BLOCK: u64 = 1 << 20;
 
 fn main() {
     let args: Vec<String> = args().skip(1).collect();
-    let (out, threads, inputs) = match args.as_slice() {
-        [out, threads, inputs @ ..] if !inputs.is_empty() => (out, threads.parse().unwrap_or(0), inputs),
-        _ => ("", 0, args.as_slice()),
-    };
-    if threads == 0 {
+    let Some((out, threads, inputs)) = understand(&args) else {
         eprintln!("usage: copy_limit OUT THREADS INPUT...");
         exit(2);
-    }
+    };
     let begun = Instant::now();
     if let Err(error) = copy(out, threads, inputs) {
         eprintln!("copy_limit: {error}");
         exit(1);
     }
     println!("{:.4}", begun.elapsed().as_secs_f64());
+}
+
+fn understand(args: &[String]) -> Option<(&str, usize, &[String])> {
+    match args {
+        [out, threads, inputs @ ..] if !inputs.is_empty() => {
+            let threads = threads.parse().ok().filter(|threads| *threads > 0)?;
+            Some((out, threads, inputs))
+        }
+        _ => None,
+    }
 }
 
 fn copy(out: &str, threads: usize, inputs: &[String]) -> Result<()> {
@@ -70,7 +76,9 @@ fn copy(out: &str, threads: usize, inputs: &[String]) -> Result<()> {
     };
     thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|_| Err(Error::other("a thread panicked"))))
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().unwrap_or_else(|_| Err(Error::other("a thread panicked"))))
     })?;
     out.sync_all()
 }

@@ -117,7 +117,7 @@ impl Dtype {
 /// The smallest magnitude that this floating-point type rounds to an infinity or a NaN.
 pub fn overflow(dtype: Dtype) -> f32 {
     match dtype {
-        F8E4M3 => 464.0, // 464 itself lies between 448 and the code of NaN; ties to even go to NaN
+        F8E4M3 => f32::from_bits(0x43e8_0001), // just above 464, which ties to the even code of 448
         F8E5M2 => 61_440.0,
         F16 => 65_520.0,
         BF16 => f32::from_bits(0x7f7f_8000),

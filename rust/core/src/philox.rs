@@ -1,8 +1,9 @@
 //! Random numbers addressed by seed, name and element index: Philox4x32-10 (Salmon et al., SC'11).
 //!
 //! There is no state to advance: element `i` of a stream has the same number whoever asks, so masks and noise do not
-//! depend on threads, chunks, shards or a resumed run. Counter = element index / 4; the four words of a counter serve
-//! four neighbouring elements. Key = hash(seed, output tensor name, stream), so two models, or two uses, are independent.
+//! depend on threads, chunks, shards or a resumed run. Element `64 g + 16 j + i` (j < 4, i < 16) has word `j` of counter
+//! `16 g + i`, so that sixteen counters side by side fill 64 elements without a shuffle. Key = hash(seed, output tensor
+//! name, stream), so two models, or two uses, are independent.
 
 use crate::simd;
 
@@ -56,21 +57,21 @@ fn rounds(mut words: [[u32; WIDE]; 4], Key(mut key): Key) -> [[u32; WIDE]; 4] {
     words
 }
 
+/// Elements that share their sixteen counters.
+const GROUP: usize = 4 * WIDE;
+
 simd! {
-    /// The random words of elements `first ..` of a stream; `first` is a multiple of four.
+    /// The random words of elements `first ..` of a stream; `first` is a multiple of 64.
     pub fn fill(key: Key, first: u64, out: &mut [u32]) {
-        debug_assert!(first.is_multiple_of(4));
-        let mut counter = first / 4;
-        for chunk in out.chunks_mut(4 * WIDE) {
+        debug_assert!(first.is_multiple_of(GROUP as u64));
+        for (at, group) in out.chunks_mut(GROUP).enumerate() {
+            let counter = first / 4 + (at * WIDE) as u64;
             let counters: [u64; WIDE] = std::array::from_fn(|i| counter + i as u64);
-            counter += WIDE as u64;
             let (low, high) = (counters.map(|c| c as u32), counters.map(|c| (c >> 32) as u32));
             let words = rounds([low, high, [0; WIDE], [0; WIDE]], key);
-            let mut laid = [0u32; 4 * WIDE];
-            for (i, four) in laid.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                *four = [words[0][i], words[1][i], words[2][i], words[3][i]];
+            for (words, out) in words.iter().zip(group.chunks_mut(WIDE)) {
+                out.copy_from_slice(&words[..out.len()]);
             }
-            chunk.copy_from_slice(&laid[..chunk.len()]);
         }
     }
 }
@@ -108,7 +109,7 @@ mod tests {
         let key = Key::new(7, "model.norm.weight", "dare:1");
         let mut whole = vec![0; 1000];
         fill(key, 0, &mut whole);
-        for size in [4, 64, 68, 300] {
+        for size in [64, 128, 320, 960] {
             let mut pieces = vec![0; 1000];
             for (at, chunk) in pieces.chunks_mut(size).enumerate() {
                 fill(key, (at * size) as u64, chunk);

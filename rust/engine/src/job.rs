@@ -6,6 +6,8 @@
 
 use polmrs_core::{BLOCK, Dtype, Error, Result};
 use std::any::Any;
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, OnceLock};
 
 /// A contiguous run of elements of one source tensor.
@@ -112,12 +114,49 @@ pub struct Block<'a> {
     pub ordinal: u64,
     /// The elements of every input, as `f32`.
     pub inputs: &'a [Vec<f32>],
+    pub(crate) spare: &'a Spare,
 }
 
 impl Block<'_> {
     /// The elements of one input.
     pub fn input(&self, at: usize) -> &[f32] {
         &self.inputs[at]
+    }
+
+    /// A buffer of `len` elements of any value; it is used again once dropped.
+    pub fn scratch(&self, len: usize) -> Scratch<'_> {
+        let mut values = self.spare.borrow_mut().pop().unwrap_or_default();
+        values.resize(len, 0.0);
+        Scratch { values, spare: self.spare }
+    }
+}
+
+/// One worker's buffers that nobody uses at the moment.
+pub(crate) type Spare = RefCell<Vec<Vec<f32>>>;
+
+/// A buffer lent by [`Block::scratch`].
+pub struct Scratch<'a> {
+    values: Vec<f32>,
+    spare: &'a Spare,
+}
+
+impl Deref for Scratch<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.values
+    }
+}
+
+impl DerefMut for Scratch<'_> {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
+}
+
+impl Drop for Scratch<'_> {
+    fn drop(&mut self) {
+        self.spare.borrow_mut().push(std::mem::take(&mut self.values));
     }
 }
 

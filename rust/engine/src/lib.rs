@@ -21,7 +21,7 @@ pub mod sink;
 pub mod source;
 mod stream;
 
-pub use job::{Accumulate, Block, Grain, Input, Job, Later, Reduce, Scope, Stage, Target};
+pub use job::{Accumulate, Block, Grain, Input, Job, Later, Reduce, Scope, Scratch, Stage, Target};
 pub use plan::{Cost, Plan};
 pub use schedule::{Options, run};
 pub use sink::Sink;

@@ -9,7 +9,7 @@ use crate::job::{Job, Reduce, Scope, Stage};
 use crate::plan::{Plan, input_bytes};
 use crate::sink::Sink;
 use crate::source::Source;
-use crate::stream::{Resident, Scratch, Span, Stream};
+use crate::stream::{Buffers, Free, Resident, Span, Stream, guard};
 use polmrs_core::{Ctl, Error, Result, pool};
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
@@ -38,7 +38,13 @@ pub fn run(sources: &[&dyn Source], plan: &Plan, sink: &dyn Sink, options: Optio
     plan.check(sources)?;
     ctl.expect(plan.cost(sources, options.threads).streamed_bytes);
     let scheduler = Scheduler {
-        stream: Stream { sources, outputs: &plan.outputs, sink, allow_nonfinite: options.allow_nonfinite },
+        stream: Stream {
+            sources,
+            outputs: &plan.outputs,
+            sink,
+            allow_nonfinite: options.allow_nonfinite,
+            free: Free::default(),
+        },
         jobs: &plan.jobs,
         members: members(&plan.jobs),
         ctl,
@@ -122,9 +128,9 @@ struct Scheduler<'a> {
 impl<'a> Scheduler<'a> {
     /// One worker: block after block until nothing is left, or something failed.
     fn work(&self) {
-        let mut scratch = Scratch::default();
+        let mut buffers = Buffers::default();
         while let Some((pass, block)) = self.next() {
-            let done = self.ctl.check().and_then(|()| self.block(&pass, block, &mut scratch)).and_then(|()| match pass
+            let done = self.ctl.check().and_then(|()| self.block(&pass, block, &mut buffers)).and_then(|()| match pass
                 .unfinished
                 .fetch_sub(1, AcqRel)
             {
@@ -200,7 +206,7 @@ impl<'a> Scheduler<'a> {
             if queue.held + bytes <= resident_budget() {
                 queue.held += bytes;
                 held = bytes;
-                resident = Some(Arc::new(Resident::new(job.inputs.len(), blocks)));
+                resident = Some(Arc::new(Resident::new(job.inputs.len(), blocks, &self.stream.free)));
             }
         }
         queue.alive += 1;
@@ -237,22 +243,22 @@ impl<'a> Scheduler<'a> {
     }
 
     /// Works on one block of a pass.
-    fn block(&self, pass: &Pass<'a>, index: u64, scratch: &mut Scratch) -> Result<()> {
+    fn block(&self, pass: &Pass<'a>, index: u64, buffers: &mut Buffers) -> Result<()> {
         let span = pass.span(index);
         match pass.stage() {
-            Stage::Copy => self.stream.copy(pass.job, span, scratch)?,
+            Stage::Copy => self.stream.copy(pass.job, span, buffers)?,
             Stage::Reduce(reduce) => {
                 let resident = pass.resident.as_deref();
-                let (block, _) = self.stream.read(pass.job, span, resident, pass.stage == 0, scratch)?;
+                let (block, _) = self.stream.read(pass.job, span, resident, pass.stage == 0, buffers)?;
                 let earlier = guard(&pass.gathered).pop();
                 let gathered = (reduce.fold)(earlier, &block)?;
                 guard(&pass.gathered).push(gathered);
             }
             Stage::Map { map, .. } => {
                 let resident = pass.resident.as_deref();
-                let (block, outputs) = self.stream.read(pass.job, span, resident, pass.stage == 0, scratch)?;
+                let (block, outputs) = self.stream.read(pass.job, span, resident, pass.stage == 0, buffers)?;
                 map(&block, outputs)?;
-                self.stream.write(pass.job, span, scratch)?;
+                self.stream.write(pass.job, span, buffers)?;
             }
         }
         let share = |len: u64| len * span.count / span.units;
@@ -344,9 +350,4 @@ impl<'a> Scheduler<'a> {
     fn lock(&self) -> MutexGuard<'_, Queue<'a>> {
         guard(&self.queue)
     }
-}
-
-/// A lock that outlives a panic elsewhere: what it guards is left consistent between statements.
-fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,34 +1,46 @@
 //! Blocks in and out: reading regions into `f32`, keeping small jobs' bytes between passes, writing results.
 
-use crate::job::{Block, Input, Job, Target};
+use crate::job::{Block, Input, Job, Spare, Target};
 use crate::sink::Sink;
 use crate::source::{Meta, Source};
 use polmrs_core::{Dtype, Error, Result, dtype};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// One worker's buffers, reused from block to block.
 #[derive(Default)]
-pub(crate) struct Scratch {
+pub(crate) struct Buffers {
     raw: Vec<u8>,
     other: Vec<u8>,
     inputs: Vec<Vec<f32>>,
     outputs: Vec<Vec<f32>>,
+    spare: Spare,
 }
 
 /// The bytes of a job's inputs, kept from its first pass for the following ones.
 pub(crate) struct Resident {
-    blocks: Vec<OnceLock<Box<[u8]>>>,
+    blocks: Vec<OnceLock<Vec<u8>>>,
     per_input: u64,
+    free: Free,
 }
 
+/// Buffers of jobs that are done, for the next ones: fresh memory costs a page fault for every 4 KiB.
+pub(crate) type Free = Arc<Mutex<Vec<Vec<u8>>>>;
+
 impl Resident {
-    pub(crate) fn new(inputs: usize, blocks: u64) -> Resident {
+    pub(crate) fn new(inputs: usize, blocks: u64, free: &Free) -> Resident {
         let count = inputs as u64 * blocks;
-        Resident { blocks: (0..count).map(|_| OnceLock::new()).collect(), per_input: blocks }
+        let blocks_of_all = (0..count).map(|_| OnceLock::new()).collect();
+        Resident { blocks: blocks_of_all, per_input: blocks, free: Arc::clone(free) }
     }
 
-    fn slot(&self, input: usize, block: u64) -> &OnceLock<Box<[u8]>> {
+    fn slot(&self, input: usize, block: u64) -> &OnceLock<Vec<u8>> {
         &self.blocks[(input as u64 * self.per_input + block) as usize]
+    }
+}
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        guard(&self.free).extend(self.blocks.drain(..).filter_map(OnceLock::into_inner));
     }
 }
 
@@ -56,6 +68,7 @@ pub(crate) struct Stream<'a> {
     pub(crate) outputs: &'a [Meta],
     pub(crate) sink: &'a dyn Sink,
     pub(crate) allow_nonfinite: bool,
+    pub(crate) free: Free,
 }
 
 impl Stream<'_> {
@@ -66,9 +79,9 @@ impl Stream<'_> {
         span: Span,
         resident: Option<&Resident>,
         first_pass: bool,
-        scratch: &'s mut Scratch,
+        buffers: &'s mut Buffers,
     ) -> Result<(Block<'s>, &'s mut [Vec<f32>])> {
-        let Scratch { raw, inputs, outputs, .. } = scratch;
+        let Buffers { raw, inputs, outputs, spare, .. } = buffers;
         inputs.resize_with(job.inputs.len(), Vec::new);
         for (at, (input, values)) in job.inputs.iter().zip(inputs.iter_mut()).enumerate() {
             let meta = &self.sources[input.source].tensors()[input.tensor];
@@ -78,11 +91,13 @@ impl Stream<'_> {
             if let Some(bytes) = slot.and_then(OnceLock::get) {
                 dtype::to_f32(meta.dtype, bytes, values);
             } else {
-                raw.resize(len * meta.dtype.size(), 0);
-                self.sources[input.source].read(input.tensor, input.first + first, raw)?;
-                dtype::to_f32(meta.dtype, raw, values);
-                if let Some(slot) = slot {
-                    slot.get_or_init(|| raw.as_slice().into());
+                let mut kept = slot.map(|_| guard(&self.free).pop().unwrap_or_default());
+                let bytes = kept.as_mut().unwrap_or(raw);
+                bytes.resize(len * meta.dtype.size(), 0);
+                self.sources[input.source].read(input.tensor, input.first + first, bytes)?;
+                dtype::to_f32(meta.dtype, bytes, values);
+                if let (Some(slot), Some(bytes)) = (slot, kept) {
+                    slot.get_or_init(|| bytes);
                 }
             }
             if let Some(narrow) = input.round {
@@ -98,13 +113,13 @@ impl Stream<'_> {
         for (target, values) in job.outputs.iter().zip(outputs.iter_mut()) {
             values.resize(span.elements(target.len).1, 0.0);
         }
-        let block = Block { first: span.first, index: span.index, ordinal: span.ordinal, inputs };
+        let block = Block { first: span.first, index: span.index, ordinal: span.ordinal, inputs, spare };
         Ok((block, outputs))
     }
 
     /// Rounds and writes what a map computed.
-    pub(crate) fn write(&self, job: &Job, span: Span, scratch: &mut Scratch) -> Result<()> {
-        let Scratch { raw, outputs, .. } = scratch;
+    pub(crate) fn write(&self, job: &Job, span: Span, buffers: &mut Buffers) -> Result<()> {
+        let Buffers { raw, outputs, .. } = buffers;
         for (target, values) in job.outputs.iter().zip(outputs.iter()) {
             let meta = &self.outputs[target.tensor];
             let first = target.first + span.elements(target.len).0;
@@ -124,8 +139,8 @@ impl Stream<'_> {
     }
 
     /// Copies the block of the first input, after checking that the other inputs hold the same bytes.
-    pub(crate) fn copy(&self, job: &Job, span: Span, scratch: &mut Scratch) -> Result<()> {
-        let Scratch { raw, other, .. } = scratch;
+    pub(crate) fn copy(&self, job: &Job, span: Span, buffers: &mut Buffers) -> Result<()> {
+        let Buffers { raw, other, .. } = buffers;
         let ([input, others @ ..], [target]) = (job.inputs.as_slice(), job.outputs.as_slice()) else {
             return Err(Error::Internal("a copy has one output and at least one input".into()));
         };
@@ -164,4 +179,9 @@ impl Stream<'_> {
             ))),
         }
     }
+}
+
+/// A lock that outlives a panic elsewhere: what it guards is left consistent between statements.
+pub(crate) fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

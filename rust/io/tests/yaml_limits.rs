@@ -93,3 +93,23 @@ fn an_integer_that_does_not_fit_is_refused_unless_quoted() {
     );
     assert!(parse_one("seed: '18446744073709551615'\n18446744073709551615: a key", "f").is_ok());
 }
+
+#[test]
+fn long_names_make_neither_long_messages_nor_long_searches() {
+    let long = "x".repeat(600_000);
+    for text in [
+        format!("a: &{long} 1\nb: *{long}y"),
+        format!("a: &{long} 1\nb: &{long} 2"),
+        format!("{long}: 1\n{long}: 2"),
+        format!("a: !{long} 1"),
+        format!("a: !!int {long}"),
+    ] {
+        assert!(refused(&text).len() < 250, "{}", &text[..20]);
+    }
+    let node = parse_one(&format!("? {long}\n: {{a: 1}}"), "f").unwrap();
+    let root = node.root().lenient();
+    root.fields().unwrap().finish().unwrap();
+    assert!(root.take_notes()[0].len() < 100);
+    let fields = root.each_entry(|field| field.fields()?.finish());
+    assert!(fields.is_ok() && root.take_notes()[0].len() < 100);
+}

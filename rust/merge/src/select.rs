@@ -116,15 +116,14 @@ impl Cutoff {
         self.quota == 0 || self.quota >= self.equal
     }
 
-    /// Zeroes what does not stay, in a stretch of the tensor before which `seen` elements equal the threshold.
-    pub(crate) fn apply(&self, x: &mut [f32], seen: u64) {
-        let left = self.quota.saturating_sub(seen);
+    /// Zeroes what does not stay, in a stretch of the tensor of which `here` elements equal the threshold, `seen` before.
+    pub(crate) fn apply(&self, x: &mut [f32], seen: u64, here: u64) {
+        let mut left = self.quota.saturating_sub(seen);
         if left == 0 {
             zero_below(x, self.bits.saturating_add(1));
-        } else if left >= x.len() as u64 || left >= self.equal - seen {
+        } else if left >= here {
             zero_below(x, self.bits);
         } else {
-            let mut left = left;
             for x in x {
                 let bits = x.to_bits() & !SIGN;
                 if bits == self.bits && left > 0 {
@@ -186,9 +185,9 @@ mod tests {
             }
             let mut pieces = x.clone();
             let (left, right) = pieces.split_at_mut(cut.min(x.len()));
-            let seen = count_equal(left, small.bits);
-            small.apply(left, 0);
-            small.apply(right, seen);
+            let (seen, rest) = (count_equal(left, small.bits), count_equal(right, small.bits));
+            small.apply(left, 0, seen);
+            small.apply(right, seen, rest);
             prop_assert_eq!(pieces, expected);
         }
     }

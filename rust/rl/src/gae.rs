@@ -5,7 +5,7 @@
 //! After the last token of a sequence $V$ is its bootstrap value (0 if it ended) and $A$ is 0.
 
 use crate::float::Float;
-use crate::holes::Holes;
+use crate::holes::{self, CARRY, DECAY, Holes, IGNORE, NONE, RESET};
 use crate::ragged::{Ragged, first_bad, one_each, same_length, within};
 use crate::sweep::{Recurrence, backward};
 use polmrs_core::{Error, Result};
@@ -77,12 +77,6 @@ impl Gae {
     }
 }
 
-const NONE: u8 = u8::MAX;
-const CARRY: u8 = Holes::Carry as u8;
-const DECAY: u8 = Holes::Decay as u8;
-const IGNORE: u8 = Holes::Ignore as u8;
-const RESET: u8 = Holes::Reset as u8;
-
 #[derive(Clone, Copy)]
 struct Step<const HOLES: u8, const DECOUPLED: bool> {
     gamma: f64,
@@ -94,18 +88,13 @@ struct Step<const HOLES: u8, const DECOUPLED: bool> {
 impl<const HOLES: u8, const DECOUPLED: bool> Recurrence<3, 2, 2> for Step<HOLES, DECOUPLED> {
     const HOLES: bool = HOLES != NONE;
 
-    #[inline(always)]
     fn step(self, after: [f64; 3], [reward, value]: [f64; 2], here: bool) -> ([f64; 3], [f64; 2]) {
         let (reward, value) = if HOLES == DECAY && !here { (0.0, 0.0) } else { (reward, value) };
         let delta = reward + self.gamma * after[0] - value;
         let advantage = delta + self.decay * after[1];
         let advantage_value = if DECOUPLED { delta + self.decay_value * after[2] } else { advantage };
         let now = [value, advantage, if DECOUPLED { advantage_value } else { 0.0 }];
-        let state = match HOLES {
-            CARRY if !here => after,
-            RESET if !here => after.map(|number| number * 0.0), // not 0: a NaN must be seen at the first token
-            _ => now,
-        };
+        let state = if here { now } else { holes::state::<HOLES, 3>(after, now) };
         (state, if here { [advantage, advantage_value + value] } else { [0.0; 2] })
     }
 }

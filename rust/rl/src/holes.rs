@@ -22,3 +22,20 @@ pub enum Holes {
     /// open-instruct, where what stands in the hole is zero.
     Reset,
 }
+
+/// No mask was given.
+pub(crate) const NONE: u8 = u8::MAX;
+pub(crate) const CARRY: u8 = Holes::Carry as u8;
+pub(crate) const DECAY: u8 = Holes::Decay as u8;
+pub(crate) const IGNORE: u8 = Holes::Ignore as u8;
+pub(crate) const RESET: u8 = Holes::Reset as u8;
+
+/// What a hole hands on: `after` is what it was handed, `now` what a step computed.
+#[inline(always)]
+pub(crate) fn state<const HOLES: u8, const N: usize>(after: [f64; N], now: [f64; N]) -> [f64; N] {
+    match HOLES {
+        CARRY => after,
+        RESET => after.map(|number| number * 0.0), // not 0: a NaN must still be seen at the first token
+        _ => now,
+    }
+}

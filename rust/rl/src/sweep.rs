@@ -24,7 +24,13 @@ pub(crate) trait Recurrence<const STATE: usize, const IN: usize, const OUT: usiz
 
 /// Runs a recurrence over a batch. `start` is the state after a sequence's last token. Answers the first sequence whose
 /// state before its first token is not finite.
-pub(crate) fn backward<T: Float, R: Recurrence<STATE, IN, OUT>, const STATE: usize, const IN: usize, const OUT: usize>(
+pub(crate) fn backward<
+    T: Float,
+    R: Recurrence<STATE, IN, OUT>,
+    const STATE: usize,
+    const IN: usize,
+    const OUT: usize,
+>(
     recurrence: R,
     ragged: &Ragged,
     mask: Option<&[u8]>,
@@ -41,7 +47,7 @@ pub(crate) fn backward<T: Float, R: Recurrence<STATE, IN, OUT>, const STATE: usi
         work.push((run, mine));
     }
     let bad = parallel::each(work, |(run, mut outputs)| {
-        let mut waiting = run.map(|sequence| Lane {
+        let waiting = run.map(|sequence| Lane {
             sequence,
             tokens: Tokens {
                 inputs: inputs.map(|column| &column[ragged.range(sequence)]),
@@ -50,7 +56,7 @@ pub(crate) fn backward<T: Float, R: Recurrence<STATE, IN, OUT>, const STATE: usi
             },
             state: start(sequence),
         });
-        side_by_side(recurrence, &mut waiting)
+        side_by_side(recurrence, waiting)
     })?;
     Ok(bad.into_iter().flatten().next())
 }
@@ -108,7 +114,7 @@ fn front<'a, T>(slice: &mut &'a mut [T], n: usize) -> &'a mut [T] {
 
 fn side_by_side<'a, T: Float, R, const STATE: usize, const IN: usize, const OUT: usize>(
     recurrence: R,
-    waiting: &mut dyn Iterator<Item = Lane<'a, T, STATE, IN, OUT>>,
+    mut waiting: impl Iterator<Item = Lane<'a, T, STATE, IN, OUT>>,
 ) -> Option<usize>
 where
     R: Recurrence<STATE, IN, OUT>,
@@ -148,14 +154,19 @@ fn advance<T: Float, R, const L: usize, const STATE: usize, const IN: usize, con
 {
     let steps = lanes.iter().map(Lane::left).min().unwrap_or(0);
     let mut states = lanes.each_ref().map(|lane| lane.state);
-    let mut tails = lanes.each_mut().map(|lane| if R::HOLES { lane.cut::<true>(steps) } else { lane.cut::<false>(steps) });
+    let mut tails =
+        lanes.each_mut().map(|lane| if R::HOLES { lane.cut::<true>(steps) } else { lane.cut::<false>(steps) });
     for t in (0..steps).rev() {
         for (state, tail) in states.iter_mut().zip(&mut tails) {
-            let here = !R::HOLES || tail.mask[t] != 0;
-            let (now, written) = recurrence.step(*state, tail.inputs.map(|column| column[t].wide()), here);
-            *state = now;
-            for (column, number) in tail.outputs.iter_mut().zip(written) {
-                column[t] = T::narrow(number);
+            // SAFETY: `cut` made every slice of the tail `steps` long, the mask too where holes are looked for.
+            unsafe {
+                let here = !R::HOLES || *tail.mask.get_unchecked(t) != 0;
+                let input = tail.inputs.map(|column| column.get_unchecked(t).wide());
+                let (now, written) = recurrence.step(*state, input, here);
+                *state = now;
+                for (column, number) in tail.outputs.iter_mut().zip(written) {
+                    *column.get_unchecked_mut(t) = T::narrow(number);
+                }
             }
         }
     }

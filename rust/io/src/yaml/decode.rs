@@ -206,7 +206,8 @@ impl<'a> Field<'a> {
     /// `path.key`, or `path['a key']` where a dot would mislead.
     pub(super) fn path_to(&self, key: &str) -> String {
         let path = &self.path;
-        let simple = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
+        let simple =
+            (1..=60).contains(&key.len()) && key.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
         match (simple, path.is_empty()) {
             (true, true) => key.to_owned(),
             (true, false) => format!("{path}.{key}"),

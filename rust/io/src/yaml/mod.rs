@@ -16,7 +16,7 @@
 //! | `decode`, `fields` | nodes to Rust types, with the path of every value in the message |
 //! | `emit` | nodes back to text |
 //!
-//! Departures from mergekit, each tested in `tests/yaml_scalars.rs` or `tests/yaml_documents.rs`:
+//! Departures from mergekit (PyYAML 6.0.3, pydantic 2.14):
 //!
 //! * `1e5`, `1.0e5`, `-.5` are floats at once (PyYAML: text, which pydantic turns into a number where one is wanted).
 //! * Refused as numbers though mergekit reads them: base 60 (`1:30` is 90 there), a leading zero that is not octal
@@ -24,8 +24,12 @@
 //! * Dates, `=` and `0b_` stay text (PyYAML makes dates, or fails). Numbers and booleans serve as text where text is
 //!   wanted, as they were written.
 //! * Keys are text, as written: `1:` is `"1"`. Lists and maps as keys, empty keys and duplicate keys are refused.
+//! * In `<<: [*x, *y]` a key of `x` wins, by the merge specification; PyYAML 6.0.4 lets `y` win.
 //! * `!!timestamp`, `!!binary`, `!!set`, `!!omap`, `!!pairs` and the bare `!` are refused like any unknown tag.
-//! * U+0085, U+2028 and U+2029 end a line in YAML 1.1 only; raw in a file they are refused.
+//! * Refused in syntax: U+0085, U+2028 and U+2029, which end a line in YAML 1.1 only; text that starts with `?`;
+//!   `"x"#y`, where a comment lacks its space; `[-]`. Accepted: tabs between words.
+//! * Known to differ in silence: a block scalar that is the whole document and not indented, and a file that ends in
+//!   spaces, without a line break, inside a block that is empty or has a tag or an anchor.
 //!
 //! ```
 //! use polmrs_io::yaml;

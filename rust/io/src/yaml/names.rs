@@ -6,7 +6,10 @@ use polmrs_core::error::did_you_mean;
 use polmrs_core::{Error, Result};
 use saphyr_parser::Marker;
 
-use super::Position;
+use super::{Position, quoted, refused};
+
+/// Names up to this length are compared with others: the time for that grows with the length.
+const COMPARED: usize = 60;
 
 /// The anchors of one document, and a cursor that follows the parser through the text.
 pub(super) struct Names<'a> {
@@ -31,12 +34,12 @@ impl<'a> Names<'a> {
         // A comment between tag and anchor hides the name; such an anchor works, but is not checked.
         let Some(name) = self.name(mark, '&') else { return Ok(()) };
         if !name.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c)) {
-            return Err(Error::Config(format!("{at}: the name of an anchor is of ASCII letters, digits, '_' and '-'")));
+            return Err(refused(at, "the name of an anchor is of ASCII letters, digits, '_' and '-'"));
         }
         match self.declared.insert(name, at.clone()) {
             Some(first) => {
                 let (line, column) = (first.line, first.column);
-                Err(Error::Config(format!("{at}: the anchor '&{name}' is given twice, first at {line}:{column}")))
+                Err(refused(at, &format!("the anchor {} is given twice, first at {line}:{column}", shown(name))))
             }
             None => Ok(()),
         }
@@ -45,11 +48,14 @@ impl<'a> Names<'a> {
     /// The error of an alias at `mark` that no anchor of this document answers.
     pub(super) fn unknown(&mut self, mark: &Marker, at: &Position) -> Error {
         let name = self.name(mark, '*').unwrap_or_default();
-        let hint = match did_you_mean(name, self.declared.keys().copied()) {
-            hint if hint.is_empty() => "; quote the text if it starts with '*'".to_owned(),
-            hint => hint,
-        };
-        Error::Config(format!("{at}: no anchor '&{name}' stands above this alias{hint}"))
+        let mut hint = String::new();
+        if name.len() <= COMPARED {
+            hint = did_you_mean(name, self.declared.keys().copied());
+        }
+        if hint.is_empty() {
+            hint.push_str("; quote the text if it starts with '*'");
+        }
+        refused(at, &format!("no anchor {} stands above this alias{hint}", shown(name)))
     }
 
     /// The name after `sigil` at `mark`, a tag before it skipped. Marks come in the order of the text.
@@ -76,4 +82,8 @@ impl<'a> Names<'a> {
         }
         self.rest = chars.as_str();
     }
+}
+
+fn shown(name: &str) -> String {
+    quoted(&format!("&{name}"))
 }

@@ -196,25 +196,30 @@ enum Dropper {
     },
 }
 
-/// The threshold of each model, and how many of its equals lie before each block.
+/// The threshold of each model, and how many of its equals lie before and in each block.
 struct Threshold {
     cutoffs: Vec<Cutoff>,
-    equal_before: Later<Vec<Vec<u64>>>,
+    equals: Later<Vec<Vec<(u64, u64)>>>,
 }
 
 impl Dropper {
-    /// Applies to elements `at ..` of the block, a stretch that starts on a multiple of four.
+    /// Applies to elements `at ..` of the block, a stretch that starts on a multiple of 64.
     fn apply(&self, block: &Block<'_>, at: usize, delta: &mut [f32], words: &mut Vec<u32>) -> Result<()> {
         match self {
             Dropper::Keep => {}
             Dropper::Largest { found, model } => {
                 let threshold = found.get()?;
                 let cutoff = &threshold.cutoffs[*model];
-                let seen =
-                    if cutoff.is_plain() { 0 } else { threshold.equal_before.get()?[*model][block.index as usize] };
-                cutoff.apply(delta, seen);
+                let (seen, here) = match cutoff.is_plain() {
+                    true => (0, 0),
+                    false => threshold.equals.get()?[*model][block.index as usize],
+                };
+                cutoff.apply(delta, seen, here);
             }
-            Dropper::LargestOfBlock { keep } => Cutoff::of(delta, *keep).apply(delta, 0),
+            Dropper::LargestOfBlock { keep } => {
+                let cutoff = Cutoff::of(delta, *keep);
+                cutoff.apply(delta, 0, cutoff.equal);
+            }
             Dropper::AtRandom { key, threshold } => {
                 words.resize(delta.len(), 0);
                 philox::fill(*key, block.first + at as u64, words);
@@ -283,7 +288,7 @@ fn count_upper(trimmed: Vec<usize>, keep: Vec<u64>, buckets: Later<Vec<(u32, u64
         Gather::Tensor,
         move || (0..count).map(|_| Histogram::upper()).collect::<Vec<_>>(),
         move |histograms, block| {
-            let mut delta = vec![0.0; block.input(0).len()];
+            let mut delta = block.scratch(block.input(0).len());
             for (histogram, model) in histograms.iter_mut().zip(&trimmed) {
                 subtract(&mut delta, block.input(model + 1), block.input(0));
                 histogram.count_upper(&delta);
@@ -307,7 +312,7 @@ fn count_lower(trimmed: Vec<usize>, keep: Vec<u64>, buckets: Later<Vec<(u32, u64
         Gather::Tensor,
         move || (0..count).map(|_| Histogram::lower()).collect::<Vec<_>>(),
         move |histograms, block| {
-            let mut delta = vec![0.0; block.input(0).len()];
+            let mut delta = block.scratch(block.input(0).len());
             for ((histogram, model), (bucket, _)) in histograms.iter_mut().zip(&trimmed).zip(buckets.get()?) {
                 subtract(&mut delta, block.input(model + 1), block.input(0));
                 histogram.count_lower(&delta, *bucket);
@@ -322,7 +327,7 @@ fn count_lower(trimmed: Vec<usize>, keep: Vec<u64>, buckets: Later<Vec<(u32, u64
                     k => Cutoff::from_lower(histogram, *bucket, *above, k),
                 };
             }
-            found.set(Threshold { cutoffs, equal_before: Later::default() });
+            found.set(Threshold { cutoffs, equals: Later::default() });
             Ok(())
         },
     )
@@ -338,7 +343,7 @@ impl Accumulate for Equals {
     }
 }
 
-/// Leaves how many equals lie before each block, for the models where some of them stay and some go.
+/// Leaves how many equals lie before and in each block, for the models where some of them stay and some go.
 fn count_equals(trimmed: Vec<usize>, found: Later<Threshold>) -> Stage {
     let (threshold, needed) = (found.clone(), found.clone());
     Stage::reduce(
@@ -348,7 +353,7 @@ fn count_equals(trimmed: Vec<usize>, found: Later<Threshold>) -> Stage {
         move |equals, block| {
             let cutoffs = &found.get()?.cutoffs;
             let mut counts = vec![0; cutoffs.len()];
-            let mut delta = vec![0.0; block.input(0).len()];
+            let mut delta = block.scratch(block.input(0).len());
             for model in trimmed.iter().filter(|model| !cutoffs[**model].is_plain()) {
                 subtract(&mut delta, block.input(model + 1), block.input(0));
                 counts[*model] = count_equal(&delta, cutoffs[*model].bits);
@@ -362,12 +367,13 @@ fn count_equals(trimmed: Vec<usize>, found: Later<Threshold>) -> Stage {
             let running = |model: usize| {
                 let mut before = 0;
                 let step = |(_, counts): &(u64, Vec<u64>)| {
-                    before += counts[model];
-                    before - counts[model]
+                    let here = counts[model];
+                    before += here;
+                    (before - here, here)
                 };
                 equals.0.iter().map(step).collect()
             };
-            threshold.equal_before.set((0..threshold.cutoffs.len()).map(running).collect());
+            threshold.equals.set((0..threshold.cutoffs.len()).map(running).collect());
             Ok(())
         },
     )
@@ -385,7 +391,7 @@ fn l1_factors(droppers: &[Dropper], stages: &mut Vec<Stage>) -> Later<Vec<f32>> 
         Gather::Tensor,
         move || vec![Ordered::<2>::default(); models],
         move |sums, block| {
-            let mut delta = vec![0.0; block.input(0).len()];
+            let mut delta = block.scratch(block.input(0).len());
             let mut words = Vec::new();
             for (model, (dropper, sums)) in droppers.iter().zip(sums.iter_mut()).enumerate() {
                 subtract(&mut delta, block.input(model + 1), block.input(0));
