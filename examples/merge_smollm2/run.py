@@ -165,14 +165,15 @@ def _alone(work: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise SystemExit(f"{work}: another run of this demo is using the folder") from None
+        shutil.rmtree(work / ".building", ignore_errors=True)  # what an interrupted run left
         yield
 
 
 def _quiet_libraries(threads: int) -> None:
     """Keep the libraries off the network and the terminal, before they are imported.
 
-    Threads that wait for each other sleep: by default they spin, and where anything else is running that makes
-    training several times slower (one forward pass on 2 busy cores: 10 to 20 s spinning, 4 s sleeping).
+    Threads that wait for each other sleep: by default they spin, and where anything else is running that
+    makes training several times slower (a forward pass on 2 busy cores: 10 to 20 s spinning, 4 s sleeping).
     """
     os.environ.update(
         HF_HUB_OFFLINE="1",

@@ -39,3 +39,104 @@ class merge:
         allow_nonfinite: bool,
         progress: Callable[[int, int], object] | None,
     ) -> list[tuple[str, str, Any]]: ...
+
+class rl:
+    @staticmethod
+    def gae(
+        rewards: Any,
+        values: Any,
+        cu_seqlens: Any,
+        mask: Any | None,
+        bootstrap: Any | None,
+        gamma: float,
+        lam: float,
+        lam_value: float,
+        holes: str,
+        advantages: Any,
+        returns: Any,
+    ) -> None: ...
+    @staticmethod
+    def discounted_returns(
+        rewards: Any,
+        cu_seqlens: Any,
+        mask: Any | None,
+        bootstrap: Any | None,
+        gamma: float,
+        holes: str,
+        out: Any,
+    ) -> None: ...
+    @staticmethod
+    def vtrace(
+        columns: list[Any],
+        cu_seqlens: Any,
+        mask: Any | None,
+        bootstrap: Any | None,
+        gamma: float,
+        lam: float,
+        rho_bar: float,
+        c_bar: float,
+        holes: str,
+        outputs: list[Any],
+    ) -> None: ...
+    @staticmethod
+    def group_advantages(
+        rewards: Any, groups: Any, scale: str, ddof: int, eps: float, missing: str, alone: str, out: Any
+    ) -> tuple[int, int, int, int, int, int, float]: ...
+    @staticmethod
+    def process_advantages(
+        rewards: Any,
+        step_ends: Any,
+        cu_seqlens: Any,
+        groups: Any,
+        scale: str,
+        ddof: int,
+        eps: float,
+        out: Any,
+    ) -> None: ...
+    @staticmethod
+    def leave_one_out(rewards: Any, groups: Any, missing: str, alone: str, out: Any) -> None: ...
+    @staticmethod
+    def opo(rewards: Any, lengths: Any, groups: Any, missing: str, alone: str, out: Any) -> None: ...
+    @staticmethod
+    def maxrl(rewards: Any, groups: Any, missing: str, out: Any) -> None: ...
+    @staticmethod
+    def passk_advantages(rewards: Any, groups: Any, k: int, missing: str, out: Any) -> int: ...
+    @staticmethod
+    def passk_training_advantages(rewards: Any, groups: Any, k: int, missing: str, out: Any) -> int: ...
+    @staticmethod
+    def pass_at_k(samples: Any, correct: Any, k: int, out: Any) -> None: ...
+    @staticmethod
+    def maj_at_k(answers: Any, correct: Any, groups: Any, k: int, ties: str) -> list[float]: ...
+    @staticmethod
+    def moments_of(x: Any, mask: Any | None) -> tuple[float, float, float]: ...
+    @staticmethod
+    def whiten(
+        x: Any,
+        mask: Any | None,
+        moments: tuple[float, float, float],
+        ddof: float,
+        eps: float,
+        center: bool,
+        out: Any,
+    ) -> None: ...
+    @staticmethod
+    def kl_tokens(logp: Any, ref_logp: Any, mask: Any | None, estimator: str, out: Any) -> None: ...
+    @staticmethod
+    def kl_shaped_rewards(
+        scores: Any,
+        logp: Any,
+        ref_logp: Any,
+        cu_seqlens: Any,
+        mask: Any | None,
+        estimator: str,
+        beta: float,
+        out: Any,
+    ) -> None: ...
+    @staticmethod
+    def adaptive_entropy(
+        rewards: Any, cu_seqlens: Any, step_ends: Any | None, alpha: float, beta: float, mode: str, out: Any
+    ) -> bool: ...
+    @staticmethod
+    def trajectory_pruning(
+        values: Any, cu_seqlens: Any, step_ends: Any | None, ratio: float, kept: Any, pruned: Any
+    ) -> None: ...

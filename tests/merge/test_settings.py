@@ -184,7 +184,7 @@ parameters: {int8_mask: true, rescale: false}
 """)
     assert len(notes) == 3
     assert all("has no effect on task_arithmetic" in note for note in notes)
-    assert any(note.startswith("config.yml:4:45: models[0].parameters.density: ") for note in notes)
+    assert any(note.startswith("config.yml:4:54: models[0].parameters.density: ") for note in notes)
 
 
 TIES_OF_A = "merge_method: ties\nbase_model: base\nmodels: [{model: a, parameters: {weight: 1}}]\n"

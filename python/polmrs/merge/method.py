@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from polmrs.errors import ConfigError
+
+BaseRole: TypeAlias = Literal["required", "optional", "none"]
+"""Whether a method takes a base model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +15,7 @@ class Method:
     """The base of all merge methods; the generated classes in ``polmrs.merge.methods`` are the methods."""
 
     name: ClassVar[str]
-    needs_base: ClassVar[bool]
+    base: ClassVar[BaseRole]
     per_model: ClassVar[tuple[str, ...]]
 
     def shared_parameters(self) -> dict[str, Any]:

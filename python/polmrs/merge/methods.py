@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from polmrs.merge.method import Method
+from polmrs.merge.method import BaseRole, Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Linear(Method):
     """
 
     name: ClassVar[str] = "linear"
-    needs_base: ClassVar[bool] = False
+    base: ClassVar[BaseRole] = "none"
     per_model: ClassVar[tuple[str, ...]] = ("weight",)
 
     weight: float | Sequence[float] = 1.0
@@ -42,11 +42,92 @@ class SLERP(Method):
     """
 
     name: ClassVar[str] = "slerp"
-    needs_base: ClassVar[bool] = True
+    base: ClassVar[BaseRole] = "required"
     per_model: ClassVar[tuple[str, ...]] = ()
 
     t: float
     """Where between the base (0) and the other model (1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NuSLERP(Method):
+    r"""Spherical interpolation of two models, or of their task vectors, by weights.
+
+    $$\theta = \frac{\sin((1-t)\omega)}{\sin\omega}v_0 + \frac{\sin(t\omega)}{\sin\omega}v_1,\quad t =
+    \frac{w_1}{w_0 + w_1}$$
+
+    In a configuration: ``merge_method: nuslerp``. A base model is optional; with one, it works on task
+    vectors.
+    """
+
+    name: ClassVar[str] = "nuslerp"
+    base: ClassVar[BaseRole] = "optional"
+    per_model: ClassVar[tuple[str, ...]] = ("weight",)
+
+    weight: float | Sequence[float] = 1.0
+    """Weight of the model."""
+    nuslerp_flatten: bool = True
+    """Take the tensor as one vector instead of one a row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiSLERP(Method):
+    r"""Barycentric interpolation of models, or of their task vectors, on a sphere.
+
+    $$\theta = \left(m\cos r + \tfrac{\sin r}{r}\,t\right)\textstyle\sum_i w_i|v_i|,\quad t = \sum_i w_i(u_i -
+    \langle u_i, m\rangle m)$$
+
+    In a configuration: ``merge_method: multislerp``. A base model is optional; with one, it works on task
+    vectors.
+    """
+
+    name: ClassVar[str] = "multislerp"
+    base: ClassVar[BaseRole] = "optional"
+    per_model: ClassVar[tuple[str, ...]] = ("weight",)
+
+    weight: float | Sequence[float] = 1.0
+    """Weight of the model."""
+    normalize_weights: bool = True
+    """Divide the weights by their sum."""
+    eps: float = 1e-8
+    """What keeps divisions by a length from failing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Karcher(Method):
+    r"""The Riemannian centre of mass of models on a sphere, times their mean length.
+
+    $$\theta = \bar\ell\,\arg\min_m \textstyle\sum_i \arccos^2\langle m, u_i\rangle$$
+
+    In a configuration: ``merge_method: karcher``. Has no base model; a ``base_model`` counts as a model.
+    Source: arXiv:2603.04972.
+    """
+
+    name: ClassVar[str] = "karcher"
+    base: ClassVar[BaseRole] = "none"
+    per_model: ClassVar[tuple[str, ...]] = ()
+
+    max_iter: float = 10.0
+    """The most iterations."""
+    tol: float = 1e-5
+    """The length at which a step counts as none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelStock(Method):
+    r"""The average of fine-tunes, pulled towards the base as far as they disagree.
+
+    $$\theta = t\,\bar\theta + (1-t)\,\theta_0,\quad t = \frac{n\cos\phi}{1 + (n-1)\cos\phi}$$
+
+    In a configuration: ``merge_method: model_stock``. Needs a base model. Source: arXiv:2403.19522.
+    """
+
+    name: ClassVar[str] = "model_stock"
+    base: ClassVar[BaseRole] = "required"
+    per_model: ClassVar[tuple[str, ...]] = ()
+
+    filter_wise: bool = False
+    """One angle for every row instead of one for the tensor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +140,7 @@ class TaskArithmetic(Method):
     """
 
     name: ClassVar[str] = "task_arithmetic"
-    needs_base: ClassVar[bool] = True
+    base: ClassVar[BaseRole] = "required"
     per_model: ClassVar[tuple[str, ...]] = ("weight",)
 
     weight: float | Sequence[float] = 1.0
@@ -81,7 +162,7 @@ class TIES(Method):
     """
 
     name: ClassVar[str] = "ties"
-    needs_base: ClassVar[bool] = True
+    base: ClassVar[BaseRole] = "required"
     per_model: ClassVar[tuple[str, ...]] = ("weight", "density")
 
     weight: float | Sequence[float] = 1.0
@@ -111,7 +192,7 @@ class DARETIES(Method):
     """
 
     name: ClassVar[str] = "dare_ties"
-    needs_base: ClassVar[bool] = True
+    base: ClassVar[BaseRole] = "required"
     per_model: ClassVar[tuple[str, ...]] = ("weight", "density")
 
     weight: float | Sequence[float] = 1.0
@@ -142,7 +223,7 @@ class DARE(Method):
     """
 
     name: ClassVar[str] = "dare_linear"
-    needs_base: ClassVar[bool] = True
+    base: ClassVar[BaseRole] = "required"
     per_model: ClassVar[tuple[str, ...]] = ("weight", "density")
 
     weight: float | Sequence[float] = 1.0
@@ -163,6 +244,241 @@ class DARE(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Breadcrumbs(Method):
+    r"""Drop the smallest and the very largest elements of each task vector, then add them up.
+
+    $$\theta = \theta_0 + \lambda\sum_i w_i\,m_i \odot (\theta_i - \theta_0),\quad m_i = [\gamma n \le
+    \mathrm{rank} < (\gamma + density)\,n]$$
+
+    In a configuration: ``merge_method: breadcrumbs``. Needs a base model. Source: arXiv:2312.06795.
+    """
+
+    name: ClassVar[str] = "breadcrumbs"
+    base: ClassVar[BaseRole] = "required"
+    per_model: ClassVar[tuple[str, ...]] = ("weight", "density", "gamma")
+
+    weight: float | Sequence[float] = 1.0
+    """Weight of the model's task vector."""
+    density: float | Sequence[float] = 1.0
+    """Share of the task vector's elements that is kept."""
+    gamma: float | Sequence[float] = 0.01
+    """Share of the very largest elements that is dropped too."""
+    normalize: bool = False
+    """Divide by the sum of the weights that take part."""
+    rescale: bool = False
+    """Scale what is kept to the L1 norm from before."""
+    lambda_: float = 1.0
+    """Factor on the merged task vector."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BreadcrumbsTIES(Method):
+    r"""Drop the smallest and the very largest elements of each task vector, then merge as TIES does.
+
+    $$d_i = m_i \odot (\theta_i - \theta_0),\quad m_i = [\gamma n \le \mathrm{rank} < (\gamma + density)\,n]$$
+
+    In a configuration: ``merge_method: breadcrumbs_ties``. Needs a base model. Source: arXiv:2312.06795.
+    """
+
+    name: ClassVar[str] = "breadcrumbs_ties"
+    base: ClassVar[BaseRole] = "required"
+    per_model: ClassVar[tuple[str, ...]] = ("weight", "density", "gamma")
+
+    weight: float | Sequence[float] = 1.0
+    """Weight of the model's task vector."""
+    density: float | Sequence[float] = 1.0
+    """Share of the task vector's elements that is kept."""
+    gamma: float | Sequence[float] = 0.01
+    """Share of the very largest elements that is dropped too."""
+    normalize: bool = False
+    """Divide by the sum of the weights that take part."""
+    rescale: bool = False
+    """Scale what is kept to the L1 norm from before."""
+    lambda_: float = 1.0
+    """Factor on the merged task vector."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DELLA(Method):
+    r"""Drop elements of each task vector at random, small ones more often, rescale, then merge as TIES does.
+
+    $$m_i \sim \mathrm{Bernoulli}(density - \epsilon + 2\epsilon\,\mathrm{rank}/(columns - 1))$$
+
+    In a configuration: ``merge_method: della``. Needs a base model. Source: arXiv:2406.11617.
+    """
+
+    name: ClassVar[str] = "della"
+    base: ClassVar[BaseRole] = "required"
+    per_model: ClassVar[tuple[str, ...]] = ("weight", "density", "epsilon")
+
+    weight: float | Sequence[float] = 1.0
+    """Weight of the model's task vector."""
+    density: float | Sequence[float] = 1.0
+    """Share of the task vector's elements that is kept."""
+    epsilon: float | Sequence[float] = 0.15
+    """How far the probability of keeping departs from the density, at the smallest and at the largest element."""
+    normalize: bool = True
+    """Divide by the sum of the weights that take part."""
+    rescale: bool = True
+    """Scale what is kept to the L1 norm from before."""
+    lambda_: float = 1.0
+    """Factor on the merged task vector."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DELLALinear(Method):
+    r"""Drop elements of each task vector at random, small ones more often, rescale, then add them up.
+
+    $$m_i \sim \mathrm{Bernoulli}(density - \epsilon + 2\epsilon\,\mathrm{rank}/(columns - 1))$$
+
+    In a configuration: ``merge_method: della_linear``. Needs a base model. Source: arXiv:2406.11617.
+    """
+
+    name: ClassVar[str] = "della_linear"
+    base: ClassVar[BaseRole] = "required"
+    per_model: ClassVar[tuple[str, ...]] = ("weight", "density", "epsilon")
+
+    weight: float | Sequence[float] = 1.0
+    """Weight of the model's task vector."""
+    density: float | Sequence[float] = 1.0
+    """Share of the task vector's elements that is kept."""
+    epsilon: float | Sequence[float] = 0.15
+    """How far the probability of keeping departs from the density, at the smallest and at the largest element."""
+    normalize: bool = False
+    """Divide by the sum of the weights that take part."""
+    rescale: bool = True
+    """Scale what is kept to the L1 norm from before."""
+    lambda_: float = 1.0
+    """Factor on the merged task vector."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExPO(Method):
+    r"""Extrapolation from the base (after supervised fine-tuning) through the aligned model and beyond.
+
+    $$\theta = \theta_1 + \alpha(\theta_1 - \theta_0)$$
+
+    In a configuration: ``merge_method: expo``. Needs a base model. Source: arXiv:2404.16792.
+    """
+
+    name: ClassVar[str] = "expo"
+    base: ClassVar[BaseRole] = "required"
+    per_model: ClassVar[tuple[str, ...]] = ()
+
+    alpha: float
+    """How far beyond the aligned model, in lengths of its task vector."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaGPT(Method):
+    r"""Sum of task vectors, each with its share of their squared lengths, over the whole model.
+
+    $$\theta = \theta_0 + \sum_i \lambda_i\tau_i,\quad \lambda_i =
+    \frac{\lVert\tau_i\rVert^2}{\sum_k\lVert\tau_k\rVert^2}$$
+
+    In a configuration: ``merge_method: metagpt``. Needs a base model. Source: arXiv:2406.11385.
+    """
+
+    name: ClassVar[str] = "metagpt"
+    base: ClassVar[BaseRole] = "required"
+    per_model: ClassVar[tuple[str, ...]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SCE(Method):
+    r"""Task vectors weighted by their energy, where models differ most, without the minority sign.
+
+    $$\theta = \theta_0 + \frac{\sum_{i \in A} w_i d_i}{\sum_{i \in A} w_i},\quad w_i =
+    \frac{\overline{d_i^2}}{\sum_k \overline{d_k^2}}$$
+
+    In a configuration: ``merge_method: sce``. Needs a base model. Source: arXiv:2408.07990.
+    """
+
+    name: ClassVar[str] = "sce"
+    base: ClassVar[BaseRole] = "required"
+    per_model: ClassVar[tuple[str, ...]] = ()
+
+    select_topk: float = 1.0
+    """Share of the elements, by variance over the models, that is kept."""
+
+    @classmethod
+    def paper(cls) -> Self:
+        """The values of arXiv:2408.07990."""
+        return cls(select_topk=0.1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearSwap(Method):
+    r"""The other model where it is within t of the base, less of it where it is farther away.
+
+    $$\theta = w\,\theta_1 + (1-w)\,\theta_0,\quad w = \min(1, t/|\theta_0 - \theta_1|)$$
+
+    In a configuration: ``merge_method: nearswap``. Needs a base model.
+    """
+
+    name: ClassVar[str] = "nearswap"
+    base: ClassVar[BaseRole] = "required"
+    per_model: ClassVar[tuple[str, ...]] = ()
+
+    t: float
+    """The distance up to which the other model is taken whole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArceeFusion(Method):
+    r"""The other model's most important elements in the base.
+
+    $$\theta = \theta_0 + (\theta_1 - \theta_0)\,[s \ge \mathrm{median}(s) + 1.5\,\mathrm{IQR}(s)],\quad s =
+    |\theta_1 - \theta_0|\,\mathrm{KL}(\mathrm{softmax}\,\theta_1 \,\|\, \mathrm{softmax}\,\theta_0)$$
+
+    In a configuration: ``merge_method: arcee_fusion``. Needs a base model.
+    """
+
+    name: ClassVar[str] = "arcee_fusion"
+    base: ClassVar[BaseRole] = "required"
+    per_model: ClassVar[tuple[str, ...]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RAM(Method):
+    r"""Sum of task vectors, averaged over the models that moved an element.
+
+    $$\theta = \theta_0 + \frac{1}{n}\sum_{i:\,|d_i| > \epsilon} d_i$$
+
+    In a configuration: ``merge_method: ram``. Needs a base model. Source: arXiv:2601.13572.
+    """
+
+    name: ClassVar[str] = "ram"
+    base: ClassVar[BaseRole] = "required"
+    per_model: ClassVar[tuple[str, ...]] = ()
+
+    epsilon: float = 1e-5
+    """The magnitude above which an element counts as moved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RAMPlusTL(Method):
+    r"""RAM, with more weight on what only one model moved, the more of it is shared with others.
+
+    $$\theta = \theta_0 + \lambda_i d_i \text{ (one model moved)},\quad \lambda_i = 1 + r\min(\alpha,
+    \mathrm{shared}_i/\mathrm{unique}_i)$$
+
+    In a configuration: ``merge_method: ramplus_tl``. Needs a base model. Source: arXiv:2601.13572.
+    """
+
+    name: ClassVar[str] = "ramplus_tl"
+    base: ClassVar[BaseRole] = "required"
+    per_model: ClassVar[tuple[str, ...]] = ()
+
+    r: float = 0.1
+    """How much the ratio of shared to unique elements adds."""
+    alpha: float = 0.2
+    """The most that the ratio counts."""
+    epsilon: float = 1e-5
+    """The magnitude above which an element counts as moved."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Passthrough(Method):
     r"""Tensors of one model, copied or scaled.
 
@@ -172,7 +488,7 @@ class Passthrough(Method):
     """
 
     name: ClassVar[str] = "passthrough"
-    needs_base: ClassVar[bool] = False
+    base: ClassVar[BaseRole] = "none"
     per_model: ClassVar[tuple[str, ...]] = ("scale",)
 
     scale: float | Sequence[float] = 1.0

@@ -161,7 +161,7 @@ def _config(
     """A mergekit configuration from Python's arguments."""
     if method is None:
         raise UsageError("method: missing; pass one of polmrs.merge's, such as TIES(density=0.2)")
-    if base is not None and not method.needs_base:
+    if base is not None and method.base == "none":
         raise UsageError(f"base: {method.name} has none; list it among the models if it is one of them")
     merged = [model for model in models if model != base]
     rows = dict(zip(merged, method.model_parameters(len(merged)), strict=True))

@@ -84,7 +84,7 @@ fn classes() -> String {
          A per-model parameter takes one number for all models, or a sequence with one number a model (the base not\n\
          counted where the method has one).\n\"\"\"\n\n\
          from collections.abc import Sequence\nfrom dataclasses import dataclass\nfrom typing import ClassVar, Self\n\n\
-         from polmrs.merge.method import Method\n",
+         from polmrs.merge.method import BaseRole, Method\n",
     );
     for spec in METHODS.iter().map(|method| method.spec()) {
         let _ = write!(text, "\n\n@dataclass(frozen=True, kw_only=True)\nclass {}(Method):\n    r\"\"\"", spec.class);
@@ -101,7 +101,12 @@ fn classes() -> String {
             [one] => format!("({one},)"),
             many => format!("({})", many.join(", ")),
         };
-        let _ = writeln!(text, "    needs_base: ClassVar[bool] = {}", python(Value::Flag(spec.base == Base::Required)));
+        let base = match spec.base {
+            Base::Required => "required",
+            Base::Optional => "optional",
+            Base::Ignored => "none",
+        };
+        let _ = writeln!(text, "    base: ClassVar[BaseRole] = \"{base}\"");
         let _ = writeln!(text, "    per_model: ClassVar[tuple[str, ...]] = {listed}\n");
         for param in effective(spec) {
             let kind = match (param.default, param.scope) {
@@ -131,6 +136,7 @@ fn classes() -> String {
 fn facts(spec: &Spec) -> String {
     let base = match spec.base {
         Base::Required => "Needs a base model.",
+        Base::Optional => "A base model is optional; with one, it works on task vectors.",
         Base::Ignored => "Has no base model; a ``base_model`` counts as a model.",
     };
     let source = if spec.paper == "-" { String::new() } else { format!(" Source: {}.", spec.paper) };

@@ -60,10 +60,21 @@ fn rounds(mut words: [[u32; WIDE]; 4], Key(mut key): Key) -> [[u32; WIDE]; 4] {
 /// Elements that share their sixteen counters.
 const GROUP: usize = 4 * WIDE;
 
+/// The random words of elements `first ..` of a stream.
+pub fn fill(key: Key, first: u64, out: &mut [u32]) {
+    let skipped = (first % GROUP as u64) as usize;
+    if skipped == 0 {
+        return fill_groups(key, first, out);
+    }
+    let head = out.len().min(GROUP - skipped);
+    let mut group = [0; GROUP];
+    fill_groups(key, first - skipped as u64, &mut group);
+    out[..head].copy_from_slice(&group[skipped..skipped + head]);
+    fill_groups(key, first + head as u64, &mut out[head..]);
+}
+
 simd! {
-    /// The random words of elements `first ..` of a stream; `first` is a multiple of 64.
-    pub fn fill(key: Key, first: u64, out: &mut [u32]) {
-        debug_assert!(first.is_multiple_of(GROUP as u64));
+    fn fill_groups(key: Key, first: u64, out: &mut [u32]) {
         for (at, group) in out.chunks_mut(GROUP).enumerate() {
             let counter = first / 4 + (at * WIDE) as u64;
             let counters: [u64; WIDE] = std::array::from_fn(|i| counter + i as u64);
@@ -109,7 +120,7 @@ mod tests {
         let key = Key::new(7, "model.norm.weight", "dare:1");
         let mut whole = vec![0; 1000];
         fill(key, 0, &mut whole);
-        for size in [64, 128, 320, 960] {
+        for size in [1, 7, 64, 100, 960] {
             let mut pieces = vec![0; 1000];
             for (at, chunk) in pieces.chunks_mut(size).enumerate() {
                 fill(key, (at * size) as u64, chunk);

@@ -108,6 +108,8 @@ impl<A: Accumulate> Accumulate for Vec<A> {
 pub struct Block<'a> {
     /// Its first unit within the job (an element, at grain `Elements`).
     pub first: u64,
+    /// Its first element within the job's first output (its first input, where there is none).
+    pub element: u64,
     /// Its place among the job's blocks, in tensor order.
     pub index: u64,
     /// Its place among the blocks of all jobs: what an ordered sum over a group is ordered by.
@@ -241,12 +243,12 @@ impl Stage {
 
     /// A computation of one output from the inputs, element by element.
     pub fn map(map: impl Fn(&Block<'_>, &mut [f32]) -> Result<()> + Send + Sync + 'static) -> Stage {
-        Stage::Map { grain: Grain::Elements, map: Box::new(move |block, outputs| map(block, &mut outputs[0])) }
+        Stage::map_at(Grain::Elements, map)
     }
 
-    /// A computation of the outputs from the inputs, by whole rows of `rows`.
-    pub fn rows(rows: u64, map: impl Fn(&Block<'_>, &mut [Vec<f32>]) -> Result<()> + Send + Sync + 'static) -> Stage {
-        Stage::Map { grain: Grain::Rows(rows), map: Box::new(map) }
+    /// A computation of one output from the inputs, cut at a grain.
+    pub fn map_at(grain: Grain, map: impl Fn(&Block<'_>, &mut [f32]) -> Result<()> + Send + Sync + 'static) -> Stage {
+        Stage::Map { grain, map: Box::new(move |block, outputs| map(block, &mut outputs[0])) }
     }
 
     pub(crate) fn grain(&self) -> Grain {

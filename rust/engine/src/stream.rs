@@ -113,7 +113,9 @@ impl Stream<'_> {
         for (target, values) in job.outputs.iter().zip(outputs.iter_mut()) {
             values.resize(span.elements(target.len).1, 0.0);
         }
-        let block = Block { first: span.first, index: span.index, ordinal: span.ordinal, inputs, spare };
+        let leading = job.outputs.first().map(|target| target.len).or(job.inputs.first().map(|input| input.len));
+        let element = leading.map_or(0, |len| span.elements(len).0);
+        let block = Block { first: span.first, element, index: span.index, ordinal: span.ordinal, inputs, spare };
         Ok((block, outputs))
     }
 

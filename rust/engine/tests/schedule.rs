@@ -183,8 +183,8 @@ fn a_skipped_reduction_sees_no_block() {
 fn blocks_of_rows_hold_whole_rows() {
     // 1,000 rows of 200: a block holds 327 of them.
     let outputs = tensors().into_iter().take(1).map(|(meta, _)| meta).collect();
-    let stage = Stage::rows(1_000, |block, outputs| {
-        for (row, values) in outputs[0].chunks_mut(200).enumerate() {
+    let stage = Stage::map_at(Grain::Rows(1_000), |block, out| {
+        for (row, values) in out.chunks_mut(200).enumerate() {
             values.fill((block.first + row as u64) as f32);
         }
         if block.first % 327 == 0 { Ok(()) } else { Err(Error::Internal(format!("row {}", block.first))) }

@@ -72,7 +72,7 @@ impl Config {
 
     /// The base, where the method has one, apart from the models it merges: `(base, models)`, as indices.
     pub fn roles(&self) -> (Option<usize>, Vec<usize>) {
-        let base = self.base.filter(|_| self.method.spec().base == Base::Required);
+        let base = self.base.filter(|_| self.method.spec().base != Base::Ignored);
         (base, (0..self.models.len()).filter(|model| Some(*model) != base).collect())
     }
 
@@ -86,7 +86,7 @@ impl Config {
             return Ok(());
         }
         let rule = if least == most { least.to_string() } else { format!("{least} or more") };
-        let beside = if spec.base == Base::Required { " besides the base" } else { "" };
+        let beside = if self.roles().0.is_some() { " besides the base" } else { "" };
         Err(root.error(format_args!("models: {} takes {rule}{beside}, not {count}", spec.name)))
     }
 }

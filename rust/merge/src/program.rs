@@ -11,7 +11,7 @@ use crate::spec::{Tensor, Value};
 use polmrs_core::error::did_you_mean;
 use polmrs_core::{Dtype, Error, Result};
 use polmrs_engine::source::{Meta, Source};
-use polmrs_engine::{Input, Job, Plan, Stage, Target};
+use polmrs_engine::{Input, Job, Later, Plan, Stage, Target};
 use std::collections::HashMap;
 
 /// A model that is open.
@@ -31,6 +31,7 @@ pub fn plan(config: &Config, models: &[Opened<'_>], seed: u64) -> Result<Plan> {
     let depths = Depths::of(models[donor].source);
     let mut plan = Plan { notes: config.notes.clone(), ..Plan::default() };
     let mut found: Vec<usize> = vec![0; models.len()];
+    let found_once = Later::default();
     for (index, meta) in models[donor].source.tensors().iter().enumerate() {
         let mut inputs = Vec::new();
         for model in &order {
@@ -40,13 +41,20 @@ pub fn plan(config: &Config, models: &[Opened<'_>], seed: u64) -> Result<Plan> {
         }
         let place = Place { name: &meta.name, depth: depths.at(&meta.name) };
         let params = resolve(config, &merged, place)?;
-        let output = add_job(&mut plan, config, models, meta, inputs, &params, seed)?;
+        let output = add_job(&mut plan, config, models, meta, inputs, &params, Whole { seed, found: &found_once })?;
         plan.outputs.push(output);
     }
     for model in &merged {
         refuse_extra(models, *model, donor, found[*model], &mut plan.notes)?;
     }
     Ok(plan)
+}
+
+/// What all tensors of a merge share.
+#[derive(Clone, Copy)]
+struct Whole<'a> {
+    seed: u64,
+    found: &'a Later<Vec<f64>>,
 }
 
 /// Adds the job of one tensor and gives the tensor it writes.
@@ -57,7 +65,7 @@ fn add_job(
     meta: &Meta,
     mut inputs: Vec<Input>,
     params: &Params,
-    seed: u64,
+    whole: Whole<'_>,
 ) -> Result<Meta> {
     let types: Vec<Dtype> =
         inputs.iter().map(|input| models[input.source].source.tensors()[input.tensor].dtype).collect();
@@ -72,7 +80,14 @@ fn add_job(
         }
         let dtype = config.out_dtype.unwrap_or(working);
         let untouched = inputs.len() == 1 && types[0] == dtype && params.each_is("scale", 1.0);
-        let tensor = Tensor { name: &meta.name, elements: meta.elements(), seed };
+        let tensor = Tensor {
+            name: &meta.name,
+            elements: meta.elements(),
+            columns: meta.shape.last().copied().unwrap_or(1),
+            has_base: config.roles().0.is_some(),
+            whole_model: whole.found,
+            seed: whole.seed,
+        };
         let stages = if untouched { vec![Stage::Copy] } else { config.method.stages(&tensor, params)? };
         (dtype, stages)
     } else if floats == 0 && types.iter().all(|dtype| *dtype == types[0]) {

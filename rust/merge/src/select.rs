@@ -64,14 +64,10 @@ impl Histogram {
         }
         (0, above)
     }
-
-    pub(crate) fn bin(&self, at: u32) -> u64 {
-        self.0[at as usize]
-    }
 }
 
 /// Which elements of one tensor stay: those above the threshold, and the first `quota` of those equal to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cutoff {
     /// The sign-cleared bits of the k-th largest magnitude.
     pub(crate) bits: u32,
@@ -82,11 +78,7 @@ pub(crate) struct Cutoff {
 }
 
 impl Cutoff {
-    /// Keeps everything, or nothing.
-    pub(crate) fn all() -> Cutoff {
-        Cutoff { bits: 0, quota: u64::MAX, equal: u64::MAX }
-    }
-
+    /// Keeps nothing.
     pub(crate) fn none() -> Cutoff {
         Cutoff { bits: u32::MAX, quota: 0, equal: 0 }
     }
@@ -94,7 +86,7 @@ impl Cutoff {
     /// From both histograms: `bucket` and `above` are the upper one's answer for `k`.
     pub(crate) fn from_lower(lower: &Histogram, bucket: u32, above: u64, k: u64) -> Cutoff {
         let (low, greater) = lower.kth(k - above);
-        let equal = lower.bin(low);
+        let equal = lower.0[low as usize];
         Cutoff { bits: (bucket << LOW_BITS) | low, quota: k - above - greater, equal }
     }
 
@@ -115,20 +107,52 @@ impl Cutoff {
     pub(crate) fn is_plain(&self) -> bool {
         self.quota == 0 || self.quota >= self.equal
     }
+}
 
-    /// Zeroes what does not stay, in a stretch of the tensor of which `here` elements equal the threshold, `seen` before.
-    pub(crate) fn apply(&self, x: &mut [f32], seen: u64, here: u64) {
-        let mut left = self.quota.saturating_sub(seen);
+/// A cutoff at one stretch of its tensor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cut {
+    pub(crate) cutoff: Cutoff,
+    /// How many elements before the stretch equal the threshold.
+    pub(crate) seen: u64,
+    /// How many in the stretch do.
+    pub(crate) here: u64,
+}
+
+impl Cut {
+    /// Zeroes the elements that are not among the largest.
+    pub(crate) fn keep(&self, x: &mut [f32]) {
+        let Cutoff { bits: threshold, quota, .. } = self.cutoff;
+        let mut left = quota.saturating_sub(self.seen);
         if left == 0 {
-            zero_below(x, self.bits.saturating_add(1));
-        } else if left >= here {
-            zero_below(x, self.bits);
+            zero_below(x, threshold.saturating_add(1));
+        } else if left >= self.here {
+            zero_below(x, threshold);
         } else {
             for x in x {
                 let bits = x.to_bits() & !SIGN;
-                if bits == self.bits && left > 0 {
+                if bits == threshold && left > 0 {
                     left -= 1;
-                } else if bits <= self.bits {
+                } else if bits <= threshold {
+                    *x = 0.0;
+                }
+            }
+        }
+    }
+
+    /// Zeroes the elements that are among the largest.
+    pub(crate) fn remove(&self, x: &mut [f32]) {
+        let Cutoff { bits: threshold, quota, .. } = self.cutoff;
+        let mut left = quota.saturating_sub(self.seen);
+        if left == 0 {
+            zero_above(x, threshold.saturating_add(1));
+        } else if left >= self.here {
+            zero_above(x, threshold);
+        } else {
+            for x in x {
+                let bits = x.to_bits() & !SIGN;
+                if bits > threshold || (bits == threshold && left > 0) {
+                    left -= u64::from(bits == threshold);
                     *x = 0.0;
                 }
             }
@@ -147,6 +171,14 @@ simd! {
     fn zero_below(x: &mut [f32], least: u32) {
         for x in x {
             *x = if x.to_bits() & !SIGN >= least { *x } else { 0.0 };
+        }
+    }
+}
+
+simd! {
+    fn zero_above(x: &mut [f32], least: u32) {
+        for x in x {
+            *x = if x.to_bits() & !SIGN < least { *x } else { 0.0 };
         }
     }
 }
@@ -186,9 +218,16 @@ mod tests {
             let mut pieces = x.clone();
             let (left, right) = pieces.split_at_mut(cut.min(x.len()));
             let (seen, rest) = (count_equal(left, small.bits), count_equal(right, small.bits));
-            small.apply(left, 0, seen);
-            small.apply(right, seen, rest);
-            prop_assert_eq!(pieces, expected);
+            let cuts = [Cut { cutoff: small, seen: 0, here: seen }, Cut { cutoff: small, seen, here: rest }];
+            cuts[0].keep(left);
+            cuts[1].keep(right);
+            prop_assert_eq!(&pieces, &expected);
+            let mut others = x.clone();
+            let (left, right) = others.split_at_mut(cut.min(x.len()));
+            cuts[0].remove(left);
+            cuts[1].remove(right);
+            let back: Vec<f32> = others.iter().zip(&expected).map(|(a, b)| a + b).collect();
+            prop_assert_eq!(back, x);
         }
     }
 

@@ -5,7 +5,7 @@
 
 use crate::params::Params;
 use polmrs_core::Result;
-use polmrs_engine::Stage;
+use polmrs_engine::{Later, Stage};
 
 /// A merge method.
 pub trait Method: Sync {
@@ -23,8 +23,21 @@ pub struct Tensor<'a> {
     pub name: &'a str,
     /// Its number of elements.
     pub elements: u64,
+    /// The size of its last dimension; a vector is one row.
+    pub columns: u64,
+    /// Whether input 0 is a base.
+    pub has_base: bool,
+    /// What a method finds over the whole model, the same place for every tensor.
+    pub whole_model: &'a Later<Vec<f64>>,
     /// The seed of the whole merge.
     pub seed: u64,
+}
+
+impl Tensor<'_> {
+    /// Its number of rows.
+    pub fn rows(&self) -> u64 {
+        self.elements.checked_div(self.columns).unwrap_or(0)
+    }
 }
 
 /// The row of a method.
@@ -59,6 +72,8 @@ pub struct Spec {
 pub enum Base {
     /// Task vectors are differences to it.
     Required,
+    /// With one, the method works on task vectors; without, on the models themselves.
+    Optional,
     /// It is a model like the others.
     Ignored,
 }

@@ -5,6 +5,7 @@ mod call;
 mod config;
 mod error;
 mod merge;
+mod rl;
 
 use pyo3::prelude::*;
 use std::ffi::OsString;
@@ -20,6 +21,8 @@ mod _core {
     use crate::config::config;
     #[pymodule_export]
     use crate::merge::merge;
+    #[pymodule_export]
+    use crate::rl::rl;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

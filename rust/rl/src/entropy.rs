@@ -7,7 +7,7 @@
 
 use crate::exp::exp;
 use crate::float::Float;
-use crate::ragged::{Ragged, same_length, within};
+use crate::ragged::{Ragged, all_tokens, within};
 use polmrs_core::{Error, Result};
 
 /// The sign of the exponent.
@@ -31,7 +31,9 @@ pub fn adaptive_entropy<T: Float>(
 ) -> Result<bool> {
     within("alpha", alpha, 0.0, f64::INFINITY)?;
     within("beta", beta, 0.0, f64::INFINITY)?;
-    step_ends.map_or(Ok(()), |ends| same_length("step_ends", ends.len(), "rewards", rewards.len()))?;
+    all_tokens("rewards", rewards.len(), ragged)?;
+    step_ends.map_or(Ok(()), |ends| all_tokens("step_ends", ends.len(), ragged))?;
+    all_tokens("out", out.len(), ragged)?;
     let rate = if direction == Direction::AsPrinted { -beta } else { beta };
     let mut varied = false;
     for sequence in 0..ragged.sequences() {

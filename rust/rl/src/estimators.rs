@@ -19,7 +19,9 @@ pub fn pass_at_k(samples: &[i64], correct: &[i64], k: usize, out: &mut [f64]) ->
             return Err(Error::Array(format!("samples[{at}], correct[{at}]: {n}, {c}; counts are not negative")));
         };
         if n < k {
-            return Err(Error::Array(format!("samples[{at}]: {n} is less than k = {k}; no estimate without bias exists")));
+            return Err(Error::Array(format!(
+                "samples[{at}]: {n} is less than k = {k}; no estimate without bias exists"
+            )));
         }
         if c > n {
             return Err(Error::Array(format!("correct[{at}]: {c} is more than samples[{at}] = {n}")));

@@ -6,7 +6,7 @@
 
 use crate::float::Float;
 use crate::holes::{self, CARRY, DECAY, Holes, IGNORE, NONE, RESET};
-use crate::ragged::{Ragged, first_bad, one_each, same_length, within};
+use crate::ragged::{Ragged, all_tokens, first_bad, one_each, within};
 use crate::sweep::{Recurrence, backward};
 use polmrs_core::{Error, Result};
 
@@ -39,9 +39,9 @@ impl Gae {
         within("gamma", self.gamma, 0.0, 1.0)?;
         within("lam", self.lam, 0.0, 1.0)?;
         within("lam_value", self.lam_value, 0.0, 1.0)?;
-        let tokens = ragged.tokens();
-        same_length("values", values.len(), "rewards", tokens)?;
-        mask.map_or(Ok(()), |mask| same_length("mask", mask.len(), "rewards", tokens))?;
+        all_tokens("rewards", rewards.len(), ragged)?;
+        all_tokens("values", values.len(), ragged)?;
+        mask.map_or(Ok(()), |mask| all_tokens("mask", mask.len(), ragged))?;
         bootstrap.map_or(Ok(()), |last| one_each("bootstrap", last.len(), ragged))?;
         let start = |sequence: usize| [bootstrap.map_or(0.0, |last| last[sequence].wide()), 0.0, 0.0];
         let columns = ([rewards, values], [advantages, returns]);

@@ -4,7 +4,7 @@
 
 use crate::float::Float;
 use crate::groups::{Alone, Counts, Groups, Missing, each_group, mean};
-use crate::ragged::{Ragged, same_length, within};
+use crate::ragged::{Ragged, all_tokens, one_each, within};
 use polmrs_core::{Error, Result};
 
 /// What the centred rewards of a group are divided by.
@@ -81,9 +81,10 @@ impl GroupNorm {
         out: &mut [T],
     ) -> Result<()> {
         self.check()?;
-        same_length("step_ends", step_ends.len(), "rewards", rewards.len())?;
-        same_length("out", out.len(), "rewards", rewards.len())?;
-        same_length("groups", groups.samples(), "cu_seqlens (less one)", ragged.sequences())?;
+        all_tokens("rewards", rewards.len(), ragged)?;
+        all_tokens("step_ends", step_ends.len(), ragged)?;
+        all_tokens("out", out.len(), ragged)?;
+        one_each("groups", groups.samples(), ragged)?;
         let mut steps = Vec::new();
         for group in 0..groups.count() {
             steps.clear();

@@ -7,7 +7,7 @@
 use crate::exp::exp_minus_1_minus;
 use crate::float::Float;
 use crate::parallel;
-use crate::ragged::{Ragged, one_each, same_length, within};
+use crate::ragged::{Ragged, all_tokens, one_each, same_length, within};
 use crate::simd::{Kernel, at_best};
 use polmrs_core::{BLOCK, Error, Result};
 
@@ -47,6 +47,7 @@ pub fn kl<T: Float>(
 ) -> Result<()> {
     let n = logp.len();
     same_length("ref_logp", ref_logp.len(), "logp", n)?;
+    same_length("out", out.len(), "logp", n)?;
     mask.map_or(Ok(()), |mask| same_length("mask", mask.len(), "logp", n))?;
     let size = n.div_ceil(parallel::parts(n)?).max(1).next_multiple_of(BLOCK);
     let pieces = out.chunks_mut(size).enumerate().collect();
@@ -127,6 +128,7 @@ pub fn kl_shaped_rewards<T: Float>(
 ) -> Result<()> {
     within("beta", beta, 0.0, f64::INFINITY)?;
     one_each("scores", scores.len(), ragged)?;
+    all_tokens("logp", logp.len(), ragged)?;
     kl(logp, ref_logp, mask, estimator, -beta, out)?;
     for (sequence, score) in scores.iter().enumerate() {
         let score = score.wide();

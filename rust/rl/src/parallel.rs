@@ -24,14 +24,3 @@ pub(crate) fn each<W: Send, R: Send>(items: Vec<W>, work: impl Fn(W) -> R + Sync
     }
     Ok(pool::shared()?.install(|| items.into_par_iter().map(work).collect()))
 }
-
-/// Cuts a slice into pieces of these lengths.
-pub(crate) fn split<T>(mut slice: &mut [T], lengths: impl IntoIterator<Item = usize>) -> Vec<&mut [T]> {
-    let mut pieces = Vec::new();
-    for length in lengths {
-        let (piece, rest) = std::mem::take(&mut slice).split_at_mut(length);
-        pieces.push(piece);
-        slice = rest;
-    }
-    pieces
-}

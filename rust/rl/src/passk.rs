@@ -16,7 +16,9 @@ use polmrs_core::{Error, Result};
 /// is `A_{i+1} = A_i + W_{i+1} (r_{i+1} - r_i)`: no term is negative and nothing cancels.
 pub fn passk<T: Float>(rewards: &[T], groups: &Groups, k: usize, missing: Missing, out: &mut [T]) -> Result<usize> {
     if k < 2 {
-        return Err(Error::Usage(format!("k: {k} is not 2 or more; at k = 1 nothing is left to subtract, use leave_one_out")));
+        return Err(Error::Usage(format!(
+            "k: {k} is not 2 or more; at k = 1 nothing is left to subtract, use leave_one_out"
+        )));
     }
     let mut small = 0;
     let mut order: Vec<usize> = Vec::new();

@@ -5,7 +5,7 @@
 //! `gamma` is a ratio here, no discount.
 
 use crate::float::Float;
-use crate::ragged::{Ragged, same_length};
+use crate::ragged::{Ragged, all_tokens, one_each};
 use polmrs_core::{Error, Result};
 
 /// Writes how many tokens of each sequence are kept, up to and with the one whose value stopped it, and whether it was
@@ -21,7 +21,10 @@ pub fn trajectory_pruning<T: Float>(
     if !(ratio > 0.0 && ratio <= 1.0) {
         return Err(Error::Usage(format!("ratio: {ratio} is not in (0, 1]")));
     }
-    step_ends.map_or(Ok(()), |ends| same_length("step_ends", ends.len(), "values", values.len()))?;
+    all_tokens("values", values.len(), ragged)?;
+    step_ends.map_or(Ok(()), |ends| all_tokens("step_ends", ends.len(), ragged))?;
+    one_each("kept", kept.len(), ragged)?;
+    one_each("pruned", pruned.len(), ragged)?;
     let valued = |t: &usize| step_ends.is_none_or(|ends| ends[*t] != 0);
     for sequence in 0..ragged.sequences() {
         let range = ragged.range(sequence);

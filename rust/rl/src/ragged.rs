@@ -101,6 +101,15 @@ pub fn same_length(name: &str, length: usize, of: &str, wanted: usize) -> Result
     Err(Error::Array(format!("{name}: {length} elements, but {of} has {wanted}")))
 }
 
+/// Refuses an array without one element for each token.
+pub fn all_tokens(name: &str, length: usize, ragged: &Ragged) -> Result<()> {
+    let tokens = ragged.tokens();
+    if length == tokens {
+        return Ok(());
+    }
+    Err(Error::Array(format!("{name}: {length} elements, but cu_seqlens has {tokens} tokens")))
+}
+
 /// Refuses an array without one element for each sequence.
 pub fn one_each(name: &str, length: usize, ragged: &Ragged) -> Result<()> {
     let sequences = ragged.sequences();

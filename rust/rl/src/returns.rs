@@ -6,7 +6,7 @@
 
 use crate::float::Float;
 use crate::holes::{self, CARRY, DECAY, Holes, IGNORE, NONE, RESET};
-use crate::ragged::{Ragged, first_bad, one_each, same_length, within};
+use crate::ragged::{Ragged, all_tokens, first_bad, one_each, within};
 use crate::sweep::{Recurrence, backward};
 use polmrs_core::{Error, Result};
 
@@ -21,7 +21,8 @@ pub fn discounted_returns<T: Float>(
     returns: &mut [T],
 ) -> Result<()> {
     within("gamma", gamma, 0.0, 1.0)?;
-    mask.map_or(Ok(()), |mask| same_length("mask", mask.len(), "rewards", ragged.tokens()))?;
+    all_tokens("rewards", rewards.len(), ragged)?;
+    mask.map_or(Ok(()), |mask| all_tokens("mask", mask.len(), ragged))?;
     bootstrap.map_or(Ok(()), |last| one_each("bootstrap", last.len(), ragged))?;
     let start = |sequence: usize| [bootstrap.map_or(0.0, |last| last[sequence].wide())];
     let bad = match (mask, holes) {

@@ -6,7 +6,7 @@
 
 use crate::float::Float;
 use crate::parallel;
-use crate::ragged::Ragged;
+use crate::ragged::{Ragged, all_tokens};
 use polmrs_core::Result;
 use std::mem::take;
 
@@ -38,6 +38,7 @@ pub(crate) fn backward<
     outputs: [&mut [T]; OUT],
     start: impl Fn(usize) -> [f64; STATE] + Sync,
 ) -> Result<Option<usize>> {
+    outputs.iter().try_for_each(|column| all_tokens("out", column.len(), ragged))?;
     let runs = ragged.cut(parallel::parts(ragged.tokens())?);
     let mut outputs = outputs;
     let mut work = Vec::with_capacity(runs.len());

@@ -10,7 +10,7 @@
 use crate::exp::exp;
 use crate::float::Float;
 use crate::holes::{self, CARRY, DECAY, Holes, IGNORE, NONE, RESET};
-use crate::ragged::{Ragged, first_bad, one_each, same_length, within};
+use crate::ragged::{Ragged, all_tokens, first_bad, one_each, within};
 use crate::sweep::{Recurrence, backward};
 use polmrs_core::{Error, Result};
 
@@ -44,12 +44,11 @@ impl Vtrace {
         within("lam", self.lam, 0.0, 1.0)?;
         within("rho_bar", self.rho_bar, 0.0, f64::INFINITY)?;
         within("c_bar", self.c_bar, 0.0, self.rho_bar)?;
-        let tokens = ragged.tokens();
         let names = ["log_ratios", "rewards", "values"];
         for (name, column) in names.iter().zip(columns) {
-            same_length(name, column.len(), "rewards", tokens)?;
+            all_tokens(name, column.len(), ragged)?;
         }
-        mask.map_or(Ok(()), |mask| same_length("mask", mask.len(), "rewards", tokens))?;
+        mask.map_or(Ok(()), |mask| all_tokens("mask", mask.len(), ragged))?;
         bootstrap.map_or(Ok(()), |last| one_each("bootstrap", last.len(), ragged))?;
         let start = |sequence: usize| [bootstrap.map_or(0.0, |last| last[sequence].wide()), 0.0];
         let outputs = [advantages, targets];

@@ -35,7 +35,8 @@ impl Whiten {
         if spread <= 0.0 {
             return Err(Error::Array(format!("x: the variance is 0 and eps is {}; take eps > 0", self.eps)));
         }
-        let (mean, scale, shift) = (self.moments.mean, 1.0 / spread.sqrt(), if self.center { 0.0 } else { self.moments.mean });
+        let (mean, scale, shift) =
+            (self.moments.mean, 1.0 / spread.sqrt(), if self.center { 0.0 } else { self.moments.mean });
         let size = x.len().div_ceil(parallel::parts(x.len())?).max(1).next_multiple_of(BLOCK);
         let pieces = out.chunks_mut(size).enumerate().collect();
         parallel::each(pieces, |(piece, out): (usize, &mut [T])| {
@@ -64,9 +65,7 @@ impl<T: Float> Kernel for Elements<'_, T> {
         let pairs = self.out.iter_mut().zip(self.x);
         match self.mask {
             None => pairs.for_each(|(out, x)| *out = of(*x)),
-            Some(mask) => {
-                pairs.zip(mask).for_each(|((out, x), here)| *out = if *here != 0 { of(*x) } else { T::ZERO })
-            }
+            Some(mask) => pairs.zip(mask).for_each(|((out, x), here)| *out = if *here != 0 { of(*x) } else { T::ZERO }),
         }
     }
 }

@@ -1,21 +1,48 @@
 //! Every merge method: one small file each, or a row of a family.
 
+mod arcee_fusion;
+mod delta;
+mod expo;
+mod karcher;
 mod linear;
+mod metagpt;
+mod model_stock;
+mod multislerp;
+mod nearswap;
+mod nuslerp;
 mod passthrough;
+mod ram;
+mod sce;
 mod slerp;
+mod span;
 mod task_vector;
 
 use crate::spec::Method;
 use polmrs_core::{Error, Result, error::did_you_mean};
 
 /// Every method of this build.
-pub static METHODS: [&dyn Method; 7] = [
+pub static METHODS: [&dyn Method; 22] = [
     &linear::Linear,
-    &slerp::Slerp,
+    &slerp::SLERP,
+    &nuslerp::NUSLERP,
+    &multislerp::MULTISLERP,
+    &karcher::KARCHER,
+    &model_stock::MODEL_STOCK,
     &task_vector::TASK_ARITHMETIC,
     &task_vector::TIES,
     &task_vector::DARE_TIES,
     &task_vector::DARE_LINEAR,
+    &task_vector::BREADCRUMBS,
+    &task_vector::BREADCRUMBS_TIES,
+    &task_vector::DELLA,
+    &task_vector::DELLA_LINEAR,
+    &expo::ExPO,
+    &metagpt::METAGPT,
+    &sce::Sce,
+    &nearswap::NearSwap,
+    &arcee_fusion::ArceeFusion,
+    &ram::RAM,
+    &ram::RAMPLUS_TL,
     &passthrough::Passthrough,
 ];
 

@@ -15,20 +15,26 @@
 //! | ties (arXiv:2306.01708) | largest magnitudes, per tensor | sign | yes | no |
 //! | dare_ties (arXiv:2311.03099) | Bernoulli(density) | sign | no | yes |
 //! | dare_linear (arXiv:2311.03099) | Bernoulli(density) | no | no | yes |
+//! | breadcrumbs (arXiv:2312.06795) | a band of magnitudes | no | no | no |
+//! | breadcrumbs_ties | a band of magnitudes | sign | no | no |
+//! | della (arXiv:2406.11617) | Bernoulli, by rank within a row | sign | yes | yes |
+//! | della_linear | Bernoulli, by rank within a row | no | no | yes |
 //!
 //! Defaults and semantics are mergekit's. `rescale` matches the L1 norm from before the dropping (not at all where
 //! either norm is below 1e-7), where DARE's paper divides by the density. With `normalize`, a divisor below 1e-8 (no
-//! consensus) or of 0 (consensus) counts as 1. We depart in three places: everything is computed in f32 and rounded once
+//! consensus) or of 0 (consensus) counts as 1. We depart in a few places: everything is computed in f32 and rounded once
 //! (mergekit: in the inputs' dtype); of equal magnitudes at the TIES threshold the lowest index stays (mergekit: an
-//! arbitrary one); DARE's masks come from Philox, keyed by seed, tensor and model.
+//! arbitrary one); random masks come from Philox, keyed by seed, tensor and model; a row of DELLA is the last dimension
+//! (mergekit: the second, which differs for three or more), and a row of one element is kept with probability `density`
+//! (mergekit fails).
 
+use super::delta::{deltas, subtract};
 use crate::params::Params;
-use crate::select::{Cutoff, Histogram, count_equal, kept};
+use crate::sparsify::{Dropper, at_random, band, by_rank, largest};
 use crate::spec::{Base, Default, Method, Param, Range, Scope, Spec, Tensor, Value};
-use polmrs_core::philox::{self, Key};
 use polmrs_core::reduce::{Ordered, sum_abs};
-use polmrs_core::{BLOCK, Result, simd};
-use polmrs_engine::{Accumulate, Block, Grain, Later, Scope as Gather, Stage};
+use polmrs_core::{Error, Result, simd};
+use polmrs_engine::{Grain, Later, Scope as Gather, Stage};
 
 /// A method of the family.
 pub(super) struct TaskVectors {
@@ -40,8 +46,10 @@ pub(super) struct TaskVectors {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sparsify {
     Nothing,
-    Magnitude,
-    Bernoulli,
+    Largest,
+    Band,
+    AtRandom,
+    ByRank,
 }
 
 const WEIGHT: Param = Param::weight("Weight of the model's task vector.");
@@ -53,6 +61,21 @@ const DENSITY: Param = Param {
     default: Default::Is(Value::Number(1.0)),
     range: Range::Unit,
     doc: "Share of the task vector's elements that is kept.",
+};
+
+const GAMMA: Param = Param {
+    name: "gamma",
+    scope: Scope::PerModel,
+    default: Default::Is(Value::Number(0.01)),
+    range: Range::Unit,
+    doc: "Share of the very largest elements that is dropped too.",
+};
+const EPSILON: Param = Param {
+    name: "epsilon",
+    scope: Scope::PerModel,
+    default: Default::Is(Value::Number(0.15)),
+    range: Range::Unit,
+    doc: "How far the probability of keeping departs from the density, at the smallest and at the largest element.",
 };
 
 const fn normalize(default: bool) -> Param {
@@ -102,7 +125,7 @@ pub(super) static TIES: TaskVectors = TaskVectors {
         params: &[WEIGHT, DENSITY, normalize(true), rescale(false), LAMBDA, INT8_MASK],
         paper_values: &[("density", Value::Number(0.2))],
     },
-    sparsify: Sparsify::Magnitude,
+    sparsify: Sparsify::Largest,
     consensus: true,
 };
 
@@ -120,7 +143,7 @@ pub(super) static DARE_TIES: TaskVectors = TaskVectors {
         params: &[WEIGHT, DENSITY, normalize(false), rescale(true), LAMBDA, INT8_MASK],
         paper_values: &[("density", Value::Number(0.1))],
     },
-    sparsify: Sparsify::Bernoulli,
+    sparsify: Sparsify::AtRandom,
     consensus: true,
 };
 
@@ -138,7 +161,79 @@ pub(super) static DARE_LINEAR: TaskVectors = TaskVectors {
         params: &[WEIGHT, DENSITY, normalize(false), rescale(true), LAMBDA, INT8_MASK],
         paper_values: &[("density", Value::Number(0.1))],
     },
-    sparsify: Sparsify::Bernoulli,
+    sparsify: Sparsify::AtRandom,
+    consensus: false,
+};
+
+pub(super) static BREADCRUMBS: TaskVectors = TaskVectors {
+    spec: Spec {
+        name: "breadcrumbs",
+        class: "Breadcrumbs",
+        id: "merge.breadcrumbs",
+        in_ledger: false,
+        paper: "arXiv:2312.06795",
+        doc: "Drop the smallest and the very largest elements of each task vector, then add them up.",
+        formula: r"\theta = \theta_0 + \lambda\sum_i w_i\,m_i \odot (\theta_i - \theta_0),\quad m_i = [\gamma n \le \mathrm{rank} < (\gamma + density)\,n]",
+        base: Base::Required,
+        models: (1, usize::MAX),
+        params: &[WEIGHT, DENSITY, GAMMA, normalize(false), rescale(false), LAMBDA, INT8_MASK],
+        paper_values: &[],
+    },
+    sparsify: Sparsify::Band,
+    consensus: false,
+};
+
+pub(super) static BREADCRUMBS_TIES: TaskVectors = TaskVectors {
+    spec: Spec {
+        name: "breadcrumbs_ties",
+        class: "BreadcrumbsTIES",
+        id: "merge.breadcrumbs",
+        in_ledger: false,
+        paper: "arXiv:2312.06795",
+        doc: "Drop the smallest and the very largest elements of each task vector, then merge as TIES does.",
+        formula: r"d_i = m_i \odot (\theta_i - \theta_0),\quad m_i = [\gamma n \le \mathrm{rank} < (\gamma + density)\,n]",
+        base: Base::Required,
+        models: (1, usize::MAX),
+        params: &[WEIGHT, DENSITY, GAMMA, normalize(false), rescale(false), LAMBDA, INT8_MASK],
+        paper_values: &[],
+    },
+    sparsify: Sparsify::Band,
+    consensus: true,
+};
+
+pub(super) static DELLA: TaskVectors = TaskVectors {
+    spec: Spec {
+        name: "della",
+        class: "DELLA",
+        id: "merge.della",
+        in_ledger: false,
+        paper: "arXiv:2406.11617",
+        doc: "Drop elements of each task vector at random, small ones more often, rescale, then merge as TIES does.",
+        formula: r"m_i \sim \mathrm{Bernoulli}(density - \epsilon + 2\epsilon\,\mathrm{rank}/(columns - 1))",
+        base: Base::Required,
+        models: (1, usize::MAX),
+        params: &[WEIGHT, DENSITY, EPSILON, normalize(true), rescale(true), LAMBDA, INT8_MASK],
+        paper_values: &[],
+    },
+    sparsify: Sparsify::ByRank,
+    consensus: true,
+};
+
+pub(super) static DELLA_LINEAR: TaskVectors = TaskVectors {
+    spec: Spec {
+        name: "della_linear",
+        class: "DELLALinear",
+        id: "merge.della",
+        in_ledger: false,
+        paper: "arXiv:2406.11617",
+        doc: "Drop elements of each task vector at random, small ones more often, rescale, then add them up.",
+        formula: r"m_i \sim \mathrm{Bernoulli}(density - \epsilon + 2\epsilon\,\mathrm{rank}/(columns - 1))",
+        base: Base::Required,
+        models: (1, usize::MAX),
+        params: &[WEIGHT, DENSITY, EPSILON, normalize(false), rescale(true), LAMBDA, INT8_MASK],
+        paper_values: &[],
+    },
+    sparsify: Sparsify::ByRank,
     consensus: false,
 };
 
@@ -153,14 +248,24 @@ impl Method for TaskVectors {
             Sparsify::Nothing => vec![1.0; params.models()],
             _ => params.each("density"),
         };
+        let grain = match self.sparsify {
+            Sparsify::ByRank => Grain::Rows(tensor.rows()),
+            _ => Grain::Elements,
+        };
         let droppers = match self.sparsify {
             Sparsify::Nothing => vec![Dropper::Keep; params.models()],
-            Sparsify::Magnitude => largest(tensor, &densities, &mut stages),
-            Sparsify::Bernoulli => at_random(tensor, &densities),
+            Sparsify::Largest => largest(tensor, &deltas(), &densities, &mut stages),
+            Sparsify::Band => band(tensor, &deltas(), &densities, &params.each("gamma"), &mut stages),
+            Sparsify::AtRandom => at_random(tensor, &densities),
+            Sparsify::ByRank => {
+                let epsilons = params.each("epsilon");
+                check_epsilons(self.spec.name, &densities, &epsilons)?;
+                by_rank(tensor, &densities, &epsilons)
+            }
         };
         let rescaled = self.sparsify != Sparsify::Nothing && params.flag("rescale");
         let factors = if rescaled && densities.iter().any(|density| *density < 1.0) {
-            l1_factors(&droppers, &mut stages)
+            l1_factors(&droppers, grain, &mut stages)
         } else {
             let ones = Later::default();
             ones.set(vec![1.0; params.models()]);
@@ -173,221 +278,34 @@ impl Method for TaskVectors {
             lambda: params.number("lambda") as f32,
             droppers,
             factors,
+            grain,
         }));
         Ok(stages)
     }
 }
 
-/// Zeroes the elements of one model's task vector that are not kept.
-#[derive(Clone)]
-enum Dropper {
-    Keep,
-    /// By magnitude; the threshold comes from earlier stages, or, for a tensor of one block, from the block itself.
-    Largest {
-        found: Later<Threshold>,
-        model: usize,
-    },
-    LargestOfBlock {
-        keep: u64,
-    },
-    AtRandom {
-        key: Key,
-        threshold: u64,
-    },
-}
-
-/// The threshold of each model, and how many of its equals lie before and in each block.
-struct Threshold {
-    cutoffs: Vec<Cutoff>,
-    equals: Later<Vec<Vec<(u64, u64)>>>,
-}
-
-impl Dropper {
-    /// Applies to elements `at ..` of the block, a stretch that starts on a multiple of 64.
-    fn apply(&self, block: &Block<'_>, at: usize, delta: &mut [f32], words: &mut Vec<u32>) -> Result<()> {
-        match self {
-            Dropper::Keep => {}
-            Dropper::Largest { found, model } => {
-                let threshold = found.get()?;
-                let cutoff = &threshold.cutoffs[*model];
-                let (seen, here) = match cutoff.is_plain() {
-                    true => (0, 0),
-                    false => threshold.equals.get()?[*model][block.index as usize],
-                };
-                cutoff.apply(delta, seen, here);
-            }
-            Dropper::LargestOfBlock { keep } => {
-                let cutoff = Cutoff::of(delta, *keep);
-                cutoff.apply(delta, 0, cutoff.equal);
-            }
-            Dropper::AtRandom { key, threshold } => {
-                words.resize(delta.len(), 0);
-                philox::fill(*key, block.first + at as u64, words);
-                keep_drawn(delta, words, *threshold);
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether it must see a whole block at once, because it counts along it.
-    fn needs_whole_block(&self) -> bool {
-        matches!(self, Dropper::Largest { .. } | Dropper::LargestOfBlock { .. })
-    }
-}
-
-simd! {
-    fn keep_drawn(delta: &mut [f32], words: &[u32], threshold: u64) {
-        for (delta, word) in delta.iter_mut().zip(words) {
-            *delta = if u64::from(*word) < threshold { *delta } else { 0.0 };
+/// Every probability must lie between 0 and 1, both excluded.
+fn check_epsilons(method: &str, densities: &[f64], epsilons: &[f64]) -> Result<()> {
+    for (density, epsilon) in densities.iter().zip(epsilons).filter(|(density, _)| **density > 0.0 && **density < 1.0) {
+        if density - epsilon <= 0.0 || density + epsilon >= 1.0 {
+            return Err(Error::Config(format!(
+                "{method}.epsilon: {epsilon} takes the density {density} to {} .. {}, which is not inside (0, 1)",
+                density - epsilon,
+                density + epsilon
+            )));
         }
     }
-}
-
-fn at_random(tensor: &Tensor<'_>, densities: &[f64]) -> Vec<Dropper> {
-    let draw = |(model, density): (usize, &f64)| match *density {
-        density if density >= 1.0 => Dropper::Keep,
-        density => Dropper::AtRandom {
-            key: Key::new(tensor.seed, tensor.name, &format!("dare:{model}")),
-            threshold: philox::threshold(density),
-        },
-    };
-    densities.iter().enumerate().map(draw).collect()
-}
-
-/// Finds every model's threshold by two histograms and a count of equals; a tensor of one block needs no stage.
-fn largest(tensor: &Tensor<'_>, densities: &[f64], stages: &mut Vec<Stage>) -> Vec<Dropper> {
-    let keep: Vec<u64> = densities.iter().map(|density| kept(*density, tensor.elements)).collect();
-    let trims = |model: usize| keep[model] < tensor.elements;
-    if tensor.elements <= BLOCK as u64 {
-        let dropper = |model| if trims(model) { Dropper::LargestOfBlock { keep: keep[model] } } else { Dropper::Keep };
-        return (0..keep.len()).map(dropper).collect();
-    }
-    let trimmed: Vec<usize> = (0..keep.len()).filter(|model| trims(*model)).collect();
-    let found = Later::<Threshold>::default();
-    let droppers = (0..keep.len())
-        .map(|model| match trims(model) {
-            true => Dropper::Largest { found: found.clone(), model },
-            false => Dropper::Keep,
-        })
-        .collect();
-    if !trimmed.is_empty() {
-        let buckets = Later::default();
-        stages.push(count_upper(trimmed.clone(), keep.clone(), buckets.clone()));
-        stages.push(count_lower(trimmed.clone(), keep, buckets, found.clone()));
-        stages.push(count_equals(trimmed, found));
-    }
-    droppers
-}
-
-/// Leaves, for every model, the bucket of the upper bits where its k-th largest lies, and how many lie above.
-fn count_upper(trimmed: Vec<usize>, keep: Vec<u64>, buckets: Later<Vec<(u32, u64)>>) -> Stage {
-    let count = trimmed.len();
-    let chosen = trimmed.clone();
-    Stage::reduce(
-        Grain::Elements,
-        Gather::Tensor,
-        move || (0..count).map(|_| Histogram::upper()).collect::<Vec<_>>(),
-        move |histograms, block| {
-            let mut delta = block.scratch(block.input(0).len());
-            for (histogram, model) in histograms.iter_mut().zip(&trimmed) {
-                subtract(&mut delta, block.input(model + 1), block.input(0));
-                histogram.count_upper(&delta);
-            }
-            Ok(())
-        },
-        move |histograms| {
-            let find = |(histogram, model): (&Histogram, &usize)| histogram.kth(keep[*model].max(1));
-            buckets.set(histograms.iter().zip(&chosen).map(find).collect());
-            Ok(())
-        },
-    )
-}
-
-/// Leaves every model's exact threshold.
-fn count_lower(trimmed: Vec<usize>, keep: Vec<u64>, buckets: Later<Vec<(u32, u64)>>, found: Later<Threshold>) -> Stage {
-    let count = trimmed.len();
-    let (chosen, known) = (trimmed.clone(), buckets.clone());
-    Stage::reduce(
-        Grain::Elements,
-        Gather::Tensor,
-        move || (0..count).map(|_| Histogram::lower()).collect::<Vec<_>>(),
-        move |histograms, block| {
-            let mut delta = block.scratch(block.input(0).len());
-            for ((histogram, model), (bucket, _)) in histograms.iter_mut().zip(&trimmed).zip(buckets.get()?) {
-                subtract(&mut delta, block.input(model + 1), block.input(0));
-                histogram.count_lower(&delta, *bucket);
-            }
-            Ok(())
-        },
-        move |histograms| {
-            let mut cutoffs = vec![Cutoff::all(); keep.len()];
-            for ((histogram, model), (bucket, above)) in histograms.iter().zip(&chosen).zip(known.get()?) {
-                cutoffs[*model] = match keep[*model] {
-                    0 => Cutoff::none(),
-                    k => Cutoff::from_lower(histogram, *bucket, *above, k),
-                };
-            }
-            found.set(Threshold { cutoffs, equals: Later::default() });
-            Ok(())
-        },
-    )
-}
-
-/// Every block's number of elements equal to the threshold, by block and model.
-#[derive(std::default::Default)]
-struct Equals(Vec<(u64, Vec<u64>)>);
-
-impl Accumulate for Equals {
-    fn merge(&mut self, mut other: Self) {
-        self.0.append(&mut other.0);
-    }
-}
-
-/// Leaves how many equals lie before and in each block, for the models where some of them stay and some go.
-fn count_equals(trimmed: Vec<usize>, found: Later<Threshold>) -> Stage {
-    let (threshold, needed) = (found.clone(), found.clone());
-    Stage::reduce(
-        Grain::Elements,
-        Gather::Tensor,
-        Equals::default,
-        move |equals, block| {
-            let cutoffs = &found.get()?.cutoffs;
-            let mut counts = vec![0; cutoffs.len()];
-            let mut delta = block.scratch(block.input(0).len());
-            for model in trimmed.iter().filter(|model| !cutoffs[**model].is_plain()) {
-                subtract(&mut delta, block.input(model + 1), block.input(0));
-                counts[*model] = count_equal(&delta, cutoffs[*model].bits);
-            }
-            equals.0.push((block.index, counts));
-            Ok(())
-        },
-        move |mut equals| {
-            equals.0.sort_unstable();
-            let threshold = threshold.get()?;
-            let running = |model: usize| {
-                let mut before = 0;
-                let step = |(_, counts): &(u64, Vec<u64>)| {
-                    let here = counts[model];
-                    before += here;
-                    (before - here, here)
-                };
-                equals.0.iter().map(step).collect()
-            };
-            threshold.equals.set((0..threshold.cutoffs.len()).map(running).collect());
-            Ok(())
-        },
-    )
-    .when(move || needed.get().map_or(true, |threshold| threshold.cutoffs.iter().any(|cutoff| !cutoff.is_plain())))
+    Ok(())
 }
 
 /// Leaves the factor that brings every model's kept elements back to the L1 norm of all of them.
-fn l1_factors(droppers: &[Dropper], stages: &mut Vec<Stage>) -> Later<Vec<f32>> {
+fn l1_factors(droppers: &[Dropper], grain: Grain, stages: &mut Vec<Stage>) -> Later<Vec<f32>> {
     let factors = Later::default();
     let found = factors.clone();
     let droppers = droppers.to_vec();
     let models = droppers.len();
     stages.push(Stage::reduce(
-        Grain::Elements,
+        grain,
         Gather::Tensor,
         move || vec![Ordered::<2>::default(); models],
         move |sums, block| {
@@ -420,6 +338,7 @@ struct Combination {
     lambda: f32,
     droppers: Vec<Dropper>,
     factors: Later<Vec<f32>>,
+    grain: Grain,
 }
 
 /// Elements combined at a time, so that every model's stretch stays in the first-level cache.
@@ -429,10 +348,11 @@ const STRETCH: usize = 2048;
 fn combine(with: Combination) -> Stage {
     let total: f32 = with.weights.iter().sum();
     let divisor = if with.normalize && total.abs() >= 1e-8 { total } else { 1.0 };
-    let stretch = if with.droppers.iter().any(Dropper::needs_whole_block) { BLOCK } else { STRETCH };
-    Stage::map(move |block, out| {
+    let whole = with.droppers.iter().any(Dropper::needs_whole_block);
+    Stage::map_at(with.grain, move |block, out| {
         let factors = with.factors.get()?;
         let base = block.input(0);
+        let stretch = if whole { base.len() } else { STRETCH };
         let mut deltas = vec![vec![0.0; stretch.min(base.len())]; with.weights.len()];
         let mut words = Vec::new();
         for at in (0..base.len()).step_by(stretch) {
@@ -456,14 +376,6 @@ fn combine(with: Combination) -> Stage {
         }
         Ok(())
     })
-}
-
-simd! {
-    fn subtract(delta: &mut [f32], x: &[f32], base: &[f32]) {
-        for ((delta, x), base) in delta.iter_mut().zip(x).zip(base) {
-            *delta = x - base;
-        }
-    }
 }
 
 simd! {

@@ -1,0 +1,181 @@
+//! SCE: select by variance, calculate weights, erase minorities (FuseChat, arXiv:2408.07990).
+//!
+//! ```text
+//! select     keep the elements whose variance over the models is among the largest select_topk of the non-zero ones
+//! calculate  w_i = mean d_i^2 / sum_k mean d_k^2, of what was kept; 1/n where the sum is below 1e-6
+//! erase      only entries with the sign of sum_i d_i take part (0 counts as +)
+//! out = base + sum_i w_i d_i / max(sum_i w_i, 1e-6), both sums over what takes part
+//! ```
+//! Of equal variances the lowest index is kept. The variance is the mean squared deviation, in f32.
+
+use super::delta::subtract;
+use crate::params::Params;
+use crate::ranking::{Chosen, Count, Query, Streams, choose};
+use crate::spec::{Base, Method, Param, Range, Scope, Spec, Tensor};
+use polmrs_core::reduce::{Ordered, dot};
+use polmrs_core::{Result, simd};
+use polmrs_engine::{Block, Grain, Later, Scope as Gather, Scratch, Stage};
+use std::sync::Arc;
+
+pub(super) struct Sce;
+
+static SPEC: Spec = Spec {
+    name: "sce",
+    class: "SCE",
+    id: "merge.sce",
+    in_ledger: false,
+    paper: "arXiv:2408.07990",
+    doc: "Task vectors weighted by their energy, where models differ most, without the minority sign.",
+    formula: r"\theta = \theta_0 + \frac{\sum_{i \in A} w_i d_i}{\sum_{i \in A} w_i},\quad w_i = \frac{\overline{d_i^2}}{\sum_k \overline{d_k^2}}",
+    base: Base::Required,
+    models: (1, usize::MAX),
+    params: &[
+        Param::number(
+            "select_topk",
+            1.0,
+            Range::Unit,
+            "Share of the elements, by variance over the models, that is kept.",
+        ),
+        Param::ignored("int8_mask", Scope::Shared, "it changes the type of temporaries only"),
+    ],
+    paper_values: &[("select_topk", crate::spec::Value::Number(0.1))],
+};
+
+impl Method for Sce {
+    fn spec(&self) -> &Spec {
+        &SPEC
+    }
+
+    fn stages(&self, tensor: &Tensor<'_>, params: &Params) -> Result<Vec<Stage>> {
+        let models = params.models();
+        let share = params.number("select_topk");
+        let mut stages = Vec::new();
+        let chosen = if share < 1.0 {
+            let streams: Streams = Arc::new(|block, _, out| {
+                variance(block, out);
+                Ok(())
+            });
+            let query = Query { stream: 0, count: Count::OfNonzero(share) };
+            choose(&streams, vec![query], tensor.elements, Grain::Elements, &mut stages).into_iter().next()
+        } else {
+            None
+        };
+        let weights = Later::<Vec<f32>>::default();
+        let (found, kept, elements) = (weights.clone(), chosen.clone(), tensor.elements);
+        stages.push(Stage::reduce(
+            Grain::Elements,
+            Gather::Tensor,
+            move || vec![Ordered::<1>::default(); models],
+            move |sums, block| {
+                let selected = select(block, kept.as_ref())?;
+                for (model, sums) in sums.iter_mut().enumerate() {
+                    let delta = selected.delta(block, model);
+                    sums.push(block.ordinal, [dot(&delta, &delta)]);
+                }
+                Ok(())
+            },
+            move |sums| {
+                let energies: Vec<f64> =
+                    sums.into_iter().map(|sums| sums.total()[0] / elements.max(1) as f64).collect();
+                let total: f64 = energies.iter().sum();
+                let weight = |energy: &f64| if total < 1e-6 { 1.0 / models as f64 } else { energy / total };
+                found.set(energies.iter().map(|energy| weight(energy) as f32).collect());
+                Ok(())
+            },
+        ));
+        stages.push(Stage::map(move |block, out| {
+            let selected = select(block, chosen.as_ref())?;
+            let mut elected = block.scratch(out.len());
+            elected.fill(0.0);
+            for model in 0..models {
+                add(&mut elected, &selected.delta(block, model));
+            }
+            out.fill(0.0);
+            let mut total = block.scratch(out.len());
+            total.fill(0.0);
+            for (model, weight) in weights.get()?.iter().enumerate() {
+                add_agreeing(out, &mut total, &selected.delta(block, model), &elected, *weight);
+            }
+            for ((out, total), base) in out.iter_mut().zip(total.iter()).zip(block.input(0)) {
+                *out = base + *out / total.max(1e-6);
+            }
+            Ok(())
+        }));
+        Ok(stages)
+    }
+}
+
+/// Which elements of a block are selected: those where the mask is not zero.
+struct Selected<'a>(Option<Scratch<'a>>);
+
+fn select<'a>(block: &'a Block<'_>, chosen: Option<&Chosen>) -> Result<Selected<'a>> {
+    let Some(chosen) = chosen else { return Ok(Selected(None)) };
+    let mut mask = block.scratch(block.input(0).len());
+    variance(block, &mut mask);
+    chosen.cut(block, &mask)?.keep(&mut mask);
+    Ok(Selected(Some(mask)))
+}
+
+impl Selected<'_> {
+    /// The selected part of a model's task vector.
+    fn delta<'b>(&self, block: &'b Block<'_>, model: usize) -> Scratch<'b> {
+        let mut delta = block.scratch(block.input(0).len());
+        subtract(&mut delta, block.input(model + 1), block.input(0));
+        if let Some(mask) = &self.0 {
+            zero_where_zero(&mut delta, mask);
+        }
+        delta
+    }
+}
+
+/// The variance of the task vectors over the models, element by element.
+fn variance(block: &Block<'_>, out: &mut [f32]) {
+    let models = (block.inputs.len() - 1) as f32;
+    let (mut mean, mut delta) = (block.scratch(out.len()), block.scratch(out.len()));
+    mean.fill(0.0);
+    for x in &block.inputs[1..] {
+        subtract(&mut delta, x, block.input(0));
+        add(&mut mean, &delta);
+    }
+    mean.iter_mut().for_each(|mean| *mean /= models);
+    out.fill(0.0);
+    for x in &block.inputs[1..] {
+        subtract(&mut delta, x, block.input(0));
+        add_squared_difference(out, &delta, &mean);
+    }
+    out.iter_mut().for_each(|out| *out /= models);
+}
+
+simd! {
+    fn add(out: &mut [f32], x: &[f32]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out += x;
+        }
+    }
+}
+
+simd! {
+    fn add_squared_difference(out: &mut [f32], x: &[f32], mean: &[f32]) {
+        for ((out, x), mean) in out.iter_mut().zip(x).zip(mean) {
+            *out += (x - mean) * (x - mean);
+        }
+    }
+}
+
+simd! {
+    fn zero_where_zero(x: &mut [f32], mask: &[f32]) {
+        for (x, mask) in x.iter_mut().zip(mask) {
+            *x = if *mask == 0.0 { 0.0 } else { *x };
+        }
+    }
+}
+
+simd! {
+    fn add_agreeing(out: &mut [f32], total: &mut [f32], delta: &[f32], elected: &[f32], weight: f32) {
+        for (((out, total), delta), elected) in out.iter_mut().zip(total).zip(delta).zip(elected) {
+            let agrees = if *elected >= 0.0 { *delta > 0.0 } else { *delta < 0.0 };
+            *out += if agrees { *delta * weight } else { 0.0 };
+            *total += if agrees { weight } else { 0.0 };
+        }
+    }
+}

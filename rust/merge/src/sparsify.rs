@@ -1,0 +1,165 @@
+//! Dropping elements of a task vector: by magnitude, at random, or both.
+//!
+//! | dropper | keeps | paper |
+//! |---|---|---|
+//! | largest | the `density n` largest magnitudes | TIES, arXiv:2306.01708 |
+//! | band | the `density n` largest after the `gamma n` very largest | breadcrumbs, arXiv:2312.06795 |
+//! | at random | each element with probability `density` | DARE, arXiv:2311.03099 |
+//! | by rank | each element with a probability that rises with its rank within its row | DELLA, arXiv:2406.11617 |
+//!
+//! Of equal magnitudes, the lowest index counts as the larger.
+
+use crate::ranking::{Chosen, Count, Query, Streams, choose};
+use crate::select::kept;
+use crate::spec::Tensor;
+use polmrs_core::philox::{self, Key};
+use polmrs_core::{Result, simd};
+use polmrs_engine::{Block, Grain, Stage};
+
+/// Zeroes the elements of one model's task vector that are not kept.
+#[derive(Clone)]
+pub(crate) enum Dropper {
+    Keep,
+    Zero,
+    Largest(Chosen),
+    Band { largest: Chosen, outliers: Chosen },
+    AtRandom { key: Key, threshold: u64 },
+    ByRank { key: Key, columns: usize, lowest: f64, spread: f64 },
+}
+
+impl Dropper {
+    /// Applies to elements `at ..` of the block, a stretch that starts on a multiple of 64 within it.
+    pub(crate) fn apply(&self, block: &Block<'_>, at: usize, delta: &mut [f32], words: &mut Vec<u32>) -> Result<()> {
+        match self {
+            Dropper::Keep => {}
+            Dropper::Zero => delta.fill(0.0),
+            Dropper::Largest(chosen) => chosen.cut(block, delta)?.keep(delta),
+            Dropper::Band { largest, outliers } => {
+                let (outer, inner) = (largest.cut(block, delta)?, outliers.cut(block, delta)?);
+                outer.keep(delta);
+                inner.remove(delta);
+            }
+            Dropper::AtRandom { key, threshold } => {
+                words.resize(delta.len(), 0);
+                philox::fill(*key, block.element + at as u64, words);
+                keep_drawn(delta, words, *threshold);
+            }
+            Dropper::ByRank { key, columns, lowest, spread } => {
+                words.resize(delta.len(), 0);
+                philox::fill(*key, block.element + at as u64, words);
+                let mut order = Vec::new();
+                for (row, words) in delta.chunks_mut(*columns).zip(words.chunks(*columns)) {
+                    keep_by_rank(row, words, *lowest, *spread, &mut order);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it must see a whole block at once, because it counts along it.
+    pub(crate) fn needs_whole_block(&self) -> bool {
+        matches!(self, Dropper::Largest(_) | Dropper::Band { .. } | Dropper::ByRank { .. })
+    }
+}
+
+/// Keeps the largest of every model.
+pub(crate) fn largest(
+    tensor: &Tensor<'_>,
+    streams: &Streams,
+    densities: &[f64],
+    stages: &mut Vec<Stage>,
+) -> Vec<Dropper> {
+    let count = |density: f64| Count::Exactly(kept(density, tensor.elements));
+    let trims = |density: &f64| *density > 0.0 && *density < 1.0;
+    let queries = densities.iter().enumerate().filter(|(_, density)| trims(density));
+    let queries = queries.map(|(stream, density)| Query { stream, count: count(*density) }).collect();
+    let mut chosen = choose(streams, queries, tensor.elements, Grain::Elements, stages).into_iter();
+    densities
+        .iter()
+        .map(|density| plain(*density).unwrap_or_else(|| chosen.next().map_or(Dropper::Keep, Dropper::Largest)))
+        .collect()
+}
+
+/// Keeps the largest of every model but for its `gammas n` very largest.
+pub(crate) fn band(
+    tensor: &Tensor<'_>,
+    streams: &Streams,
+    densities: &[f64],
+    gammas: &[f64],
+    stages: &mut Vec<Stage>,
+) -> Vec<Dropper> {
+    let n = tensor.elements;
+    let mut queries = Vec::new();
+    for (stream, (density, gamma)) in
+        densities.iter().zip(gammas).enumerate().filter(|(_, (density, _))| **density < 1.0)
+    {
+        let (target, top) = ((density * n as f64) as u64, (gamma * n as f64) as u64);
+        // Where both do not fit, the band slides up over the outliers rather than shrink.
+        let upper = n - n.saturating_sub(target + top);
+        queries.push(Query { stream, count: Count::Exactly(upper) });
+        queries.push(Query { stream, count: Count::Exactly(upper - target) });
+    }
+    let mut chosen = choose(streams, queries, n, Grain::Elements, stages).into_iter();
+    let next = |density: &f64| match (*density < 1.0).then(|| (chosen.next(), chosen.next())) {
+        Some((Some(largest), Some(outliers))) => Dropper::Band { largest, outliers },
+        _ => Dropper::Keep,
+    };
+    densities.iter().map(next).collect()
+}
+
+/// Keeps each element with probability `density`.
+pub(crate) fn at_random(tensor: &Tensor<'_>, densities: &[f64]) -> Vec<Dropper> {
+    let draw = |(model, density): (usize, &f64)| {
+        let threshold = philox::threshold(*density);
+        plain(*density).unwrap_or(Dropper::AtRandom { key: key(tensor, "dare", model), threshold })
+    };
+    densities.iter().enumerate().map(draw).collect()
+}
+
+/// Keeps each element with a probability from `density - epsilon` for the smallest of its row to `density + epsilon`.
+pub(crate) fn by_rank(tensor: &Tensor<'_>, densities: &[f64], epsilons: &[f64]) -> Vec<Dropper> {
+    let columns = tensor.columns.max(1) as usize;
+    let draw = |(model, (density, epsilon)): (usize, (&f64, &f64))| {
+        let (lowest, spread) = (density - epsilon, 2.0 * epsilon);
+        plain(*density).unwrap_or(Dropper::ByRank { key: key(tensor, "della", model), columns, lowest, spread })
+    };
+    densities.iter().zip(epsilons).enumerate().map(draw).collect()
+}
+
+/// The dropper of a density at which nothing has to be decided.
+fn plain(density: f64) -> Option<Dropper> {
+    match density {
+        density if density >= 1.0 => Some(Dropper::Keep),
+        density if density <= 0.0 => Some(Dropper::Zero),
+        _ => None,
+    }
+}
+
+fn key(tensor: &Tensor<'_>, purpose: &str, model: usize) -> Key {
+    Key::new(tensor.seed, tensor.name, &format!("{purpose}:{model}"))
+}
+
+simd! {
+    fn keep_drawn(delta: &mut [f32], words: &[u32], threshold: u64) {
+        for (delta, word) in delta.iter_mut().zip(words) {
+            *delta = if u64::from(*word) < threshold { *delta } else { 0.0 };
+        }
+    }
+}
+
+/// One row of DELLA: the smallest is kept with probability `lowest`, the largest with `lowest + spread`.
+fn keep_by_rank(row: &mut [f32], words: &[u32], lowest: f64, spread: f64, order: &mut Vec<u64>) {
+    // Magnitude above, inverted index below: ascending order ranks, among equals, the lowest index last.
+    let key = |(at, x): (usize, &f32)| (u64::from(x.to_bits() & 0x7fff_ffff) << 32) | u64::from(!(at as u32));
+    order.clear();
+    order.extend(row.iter().enumerate().map(key));
+    order.sort_unstable();
+    let last = (row.len() - 1) as f64;
+    for (rank, key) in order.iter().enumerate() {
+        let at = !(*key as u32) as usize;
+        let share = if last == 0.0 { 0.5 } else { rank as f64 / last };
+        if u64::from(words[at]) >= philox::threshold(lowest + spread * share) {
+            row[at] = 0.0;
+        }
+    }
+}
