@@ -11,7 +11,7 @@ TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS))  # `from merge.twin import ...`: tests share twins and made data
 
 # `fast` is the same in every run; `--hypothesis-profile=thorough` looks further, and elsewhere each time.
-settings.register_profile("fast", max_examples=40, deadline=None, derandomize=True, database=None)
+settings.register_profile("fast", max_examples=30, deadline=None, derandomize=True, database=None)
 settings.register_profile("thorough", max_examples=2000, deadline=None)
 settings.load_profile("fast")
 

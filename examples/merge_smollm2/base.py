@@ -27,7 +27,7 @@ def inputs() -> dict[str, Any]:
 
 
 def build(out: Path) -> dict[str, Any]:
-    """Write config, generation config, float32 weights and tokenizer to `out`."""
+    """Write config, generation config, float32 weights, tokenizer and a model card to `out`."""
     gguf = data_file()
     say(f"base: reading {gguf.name} ({gguf.stat().st_size / 1e6:.0f} MB)")
 
@@ -44,7 +44,14 @@ def build(out: Path) -> dict[str, Any]:
     model.generation_config = read.generation_config
     model.save_pretrained(out)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
+    origin = f"From the Q4_1 GGUF file in the Python package {PACKAGE} {VERSION}, as float32."
+    (out / "README.md").write_text(card("SmolLM2-135M-Instruct", origin))
     return {"parameters": sum(p.numel() for p in model.parameters())}
+
+
+def card(title: str, text: str) -> str:
+    """Give a model card that states the licence of the base model."""
+    return f"---\nlicense: apache-2.0\n---\n\n# {title}\n\n{text}\n"
 
 
 def data_file() -> Path:

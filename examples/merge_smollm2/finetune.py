@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import corpora
+from base import card
 from stage import say, source
 
 
@@ -58,7 +59,10 @@ def build(out: Path, base: Path, corpus: corpora.Corpus, recipe: Recipe) -> dict
             say(f"{corpus.name}: step {step} of {recipe.steps}, training loss {loss.item():.3f}")
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    return {"tokens": recipe.steps * recipe.batch * recipe.length, **_distance(model.state_dict(), base)}
+    tokens = recipe.steps * recipe.batch * recipe.length
+    training = f"A short full fine-tuning of the base model: {recipe.steps} steps, {tokens:,} tokens."
+    (out / "README.md").write_text(card(f"SmolLM2-135M-Instruct, {corpus.name} expert", training))
+    return {"tokens": tokens, **_distance(model.state_dict(), base)}
 
 
 def _batches(data: Sequence[list[int]], recipe: Recipe) -> list[list[list[int]]]:

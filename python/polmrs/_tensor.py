@@ -39,6 +39,8 @@ def to_bits(name: str, x: Array) -> tuple[str, Bits]:
         raise ArrayError(f"{name}: expected a numpy array or a torch tensor, got {type(x).__name__}")
     if not x.flags.c_contiguous:
         raise ArrayError(f"{name}: the array is not C-contiguous; pass np.ascontiguousarray of it")
+    if not x.flags.aligned:
+        raise ArrayError(f"{name}: the array is not aligned to its element size; pass a copy")
     if x.dtype.byteorder == ">":
         raise ArrayError(f"{name}: dtype {x.dtype} is big-endian; pass a little-endian copy")
     # 0-d arrays cannot change their item type in place, so the view is made of a 1-d one.
@@ -53,9 +55,13 @@ def _torch_bits(name: str, x: torch.Tensor) -> tuple[str, Bits]:
 
     if x.device.type != "cpu":
         raise ArrayError(f"{name}: the tensor is on {x.device}; pass x.cpu()")
+    if x.layout != torch.strided:
+        raise ArrayError(f"{name}: the tensor is {x.layout}; pass x.to_dense()")
     if not x.is_contiguous():
         raise ArrayError(f"{name}: the tensor is not contiguous; pass x.contiguous()")
-    unsigned = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32, 8: torch.uint64}[x.element_size()]
+    unsigned = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32, 8: torch.uint64}.get(x.element_size())
+    if unsigned is None or x.is_complex():
+        raise ArrayError(f"{name}: dtype {x.dtype} is not a real number of 1, 2, 4 or 8 bytes")
     bits: Bits = x.detach().view(unsigned).numpy()
     return str(x.dtype).removeprefix("torch."), bits
 

@@ -17,6 +17,6 @@ weights = st.sampled_from([0.25, 0.5, 1.0, 1.5, 2.0])
 def families(draw, least=1, most=4):
     """A base and some models of it, in f32."""
     count = draw(st.integers(least, most))
-    shape = (count + 1, draw(st.integers(1, 60)))
+    shape = (count + 1, draw(st.integers(1, 24)))
     base, *models = torch.from_numpy(draw(arrays.arrays(np.float32, shape, elements=numbers)))
     return base, models

@@ -8,7 +8,6 @@ decides: elements tied at the TIES threshold, where mergekit's choice is arbitra
 
 import json
 import subprocess
-import sys
 import zlib
 from collections import defaultdict
 from functools import cached_property
@@ -88,7 +87,7 @@ class Case:
 
     def for_mergekit(self):
         """The case as the oracle reads it, and its tensors."""
-        based = self.method.needs_base
+        based = self.method.base == "required"
         models = self.inputs | ({"base": self.base} if based else {})
         rows = zip(self.inputs, self.method.model_parameters(len(self.models)), strict=True)
         parameters = {name: {} for name in self.method.per_model}
@@ -108,7 +107,7 @@ class Case:
 
     @cached_property
     def ours(self):
-        base = {"w": self.base} if self.method.needs_base else None
+        base = {"w": self.base} if self.method.base == "required" else None
         models = {name: {"w": tensor} for name, tensor in self.inputs.items()}
         return pm.merge(models, base=base, method=self.method, dtype="float32", out_dtype="bfloat16")["w"]
 
@@ -184,38 +183,6 @@ def passthrough(text):
 
 def linear(text):
     return f"merge_method: linear\nmodels:\n- model: m\n  parameters: {{weight: 2}}\nparameters:\n  normalize: {text}\n"
-
-
-@pytest.fixture(scope="module")
-def llamas(tmp_path_factory):
-    """A tiny Llama with its own tokenizer, and two fine-tunes of it, as transformers saves them."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    home = tmp_path_factory.mktemp("llamas")
-    words = ["<unk>", "<s>", "</s>", *(f"w{at}" for at in range(61))]
-    tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>",
-        chat_template="{% for m in messages %}{{ m['content'] }}{% endfor %}",
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(words), hidden_size=32, intermediate_size=80, num_hidden_layers=3, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=64, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False,
-            dtype="float32",
-        )
-    )  # fmt: skip
-    model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, max_new_tokens=5)
-    for name in ("base", "math", "code"):
-        model.save_pretrained(home / name)
-        wrapped.save_pretrained(home / name)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter += torch.randn_like(parameter) * 3e-3
-    return home
 
 
 RECIPES = {
@@ -404,11 +371,10 @@ def test_where_readings_part_it_is_on_purpose(mergekit, read, text):
 
 
 @pytest.fixture(scope="module")
-def merged_folders(mergekit, recipes):
+def merged_folders(mergekit, recipes, polmrs):
     """Every recipe's folder as mergekit made it, and as the command line of polmrs does."""
     for config, _, out in recipes.values():
-        command = [Path(sys.executable).with_name("polmrs"), "merge", config, out, "--quiet"]
-        subprocess.run(command, check=True, capture_output=True)
+        assert polmrs("merge", config, out).returncode == 0
     return {name: (theirs, ours) for name, (_, theirs, ours) in recipes.items()}
 
 

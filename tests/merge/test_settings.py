@@ -255,6 +255,6 @@ def test_a_sequence_gives_every_model_its_number():
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e400])
 @pytest.mark.parametrize("method", [Linear, TIES, DARE])
 def test_a_weight_is_a_finite_number_through_python_too(method, weight):
-    base = {"w": torch.ones(1)} if method.needs_base else None
+    base = {"w": torch.ones(1)} if method.base == "required" else None
     with pytest.raises(ConfigError, match="weight"):
         merge({"a": {"w": torch.ones(1)}}, base=base, method=method(weight=weight))

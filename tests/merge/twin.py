@@ -116,9 +116,9 @@ def key(seed, tensor, stream):
 
 
 def philox(key, size):
-    """The random words of elements 0 .. size: Philox4x32-10, four elements a counter."""
+    """The random words of elements 0 .. size: Philox4x32-10; element 64 g + 16 j + i has word j of counter 16 g + i."""
     low = np.uint64(0xFFFFFFFF)
-    counter = np.arange(-(-size // 4), dtype=np.uint64)
+    counter = np.arange(-(-size // 64) * 16, dtype=np.uint64)
     words = [counter & low, counter >> np.uint64(32), np.zeros_like(counter), np.zeros_like(counter)]
     for step in range(10):
         keys = [
@@ -132,4 +132,4 @@ def philox(key, size):
             a >> np.uint64(32) ^ words[3] ^ keys[1],
             a & low,
         ]
-    return np.stack(words, axis=1).reshape(-1)[:size]
+    return np.stack(words).reshape(4, -1, 16).swapaxes(0, 1).reshape(-1)[:size]

@@ -80,15 +80,14 @@ def group_ids(groups: GroupIds) -> Flat:
     return np.fromiter((numbers.setdefault(name, len(numbers)) for name in ids), np.int64, len(ids))
 
 
-def output(name: str, out: A | None, like: A, shape: tuple[int, ...] | None = None) -> tuple[A, Flat]:
-    """The array to hand back and a numpy view to write into: ``out``, or a new one of the kind of ``like``."""
-    if out is not None:
-        array = view(name, out)
-        if tuple(array.shape) != (shape or tuple(like.shape)):
-            wanted = shape or tuple(like.shape)
-            raise ArrayError(f"{name}: shape {tuple(array.shape)} is not {wanted}")
-        return out, array
-    return made(np.empty(shape or like.shape, view("like", like).dtype), like)
+def output(name: str, out: A | None, like: A, array: Flat) -> tuple[A, Flat]:
+    """The array to hand back and a numpy view to write into: ``out``, or a new one like ``like``, seen as ``array``."""
+    if out is None:
+        return made(np.empty_like(array), like)
+    given = view(name, out)
+    if given.shape != array.shape:
+        raise ArrayError(f"{name}: shape {given.shape} is not {array.shape}")
+    return out, given
 
 
 def made(array: Flat, like: A) -> tuple[A, Flat]:

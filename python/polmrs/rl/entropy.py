@@ -53,9 +53,10 @@ def adaptive_entropy(
     >>> adaptive_entropy(np.array([0.0, 2.0, 1.0]), np.array([0, 3]), alpha=0.01, beta=1.0).round(5)
     array([0.01   , 0.00368, 0.00513])
     """
-    weights, weights_flat = output("out", out, rewards)
+    rewards_flat = flat("rewards", rewards)
+    weights, weights_flat = output("out", out, rewards, rewards_flat)
     varied = _core.rl.adaptive_entropy(
-        flat("rewards", rewards),
+        rewards_flat,
         offsets(cu_seqlens),
         mask_bytes("step_ends", step_ends),
         alpha,

@@ -70,7 +70,7 @@ def maj_at_k(
 
     >>> import numpy as np
     >>> maj_at_k([1, 1, 2, 3], np.array([True, True, False, False]), [0, 0, 0, 0], k=3).round(4)
-    array([1.])
+    array([0.6667])
     >>> maj_at_k([1, 1, 2, 3], np.array([True, True, False, False]), [0, 0, 0, 0], k=2).round(4)
     array([0.5])
     """

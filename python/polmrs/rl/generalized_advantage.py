@@ -70,10 +70,11 @@ def gae(
     >>> returns
     array([0.75, 1.  , 0.4 , 0.6 , 1.  ])
     """
-    advantages, advantages_flat = output("out[0]", None if out is None else out[0], rewards)
-    returns, returns_flat = output("out[1]", None if out is None else out[1], rewards)
+    rewards_flat = flat("rewards", rewards)
+    advantages, advantages_flat = output("out[0]", None if out is None else out[0], rewards, rewards_flat)
+    returns, returns_flat = output("out[1]", None if out is None else out[1], rewards, rewards_flat)
     _core.rl.gae(
-        flat("rewards", rewards),
+        rewards_flat,
         flat("values", values),
         offsets(cu_seqlens),
         mask_bytes("mask", mask),

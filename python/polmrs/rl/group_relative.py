@@ -115,9 +115,10 @@ def group_advantages(
     >>> seen.groups, seen.missing, seen.alone, seen.live
     (3, 1, 1, 2)
     """
-    advantages, advantages_flat = output("out", out, rewards)
+    rewards_flat = flat("rewards", rewards)
+    advantages, advantages_flat = output("out", out, rewards, rewards_flat)
     counted = _core.rl.group_advantages(
-        flat("rewards", rewards), group_ids(groups), scale, ddof, eps, missing, alone, advantages_flat
+        rewards_flat, group_ids(groups), scale, ddof, eps, missing, alone, advantages_flat
     )
     if not stats:
         return advantages

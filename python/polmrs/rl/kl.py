@@ -46,9 +46,10 @@ def kl_estimate(
     >>> kl_estimate(np.array([-1.0, -2.0]), np.array([-1.5, -2.0]), estimator="k3").round(4)
     array([0.1065, 0.    ])
     """
-    estimates, estimates_flat = output("out", out, logp)
+    policy = view("logp", logp)
+    estimates, estimates_flat = output("out", out, logp, policy)
     _core.rl.kl_tokens(
-        view("logp", logp), view("ref_logp", ref_logp), mask_bytes("mask", mask), estimator, estimates_flat
+        policy, view("ref_logp", ref_logp), mask_bytes("mask", mask), estimator, estimates_flat
     )
     return estimates
 
@@ -94,10 +95,11 @@ def kl_shaped_rewards(
     >>> kl_shaped_rewards(scores, logp, ref, np.array([0, 2]), beta=0.5)
     array([-0.25 ,  0.875])
     """
-    rewards, rewards_flat = output("out", out, logp)
+    policy = flat("logp", logp)
+    rewards, rewards_flat = output("out", out, logp, policy)
     _core.rl.kl_shaped_rewards(
         flat("scores", scores),
-        flat("logp", logp),
+        policy,
         flat("ref_logp", ref_logp),
         offsets(cu_seqlens),
         mask_bytes("mask", mask),

@@ -32,6 +32,7 @@ def maxrl(rewards: A, groups: GroupIds, *, missing: Missing = "exclude", out: A 
     >>> maxrl(np.array([1.0, 0.0, 0.0, 0.0]), [0, 0, 0, 0])
     array([ 3., -1., -1., -1.])
     """
-    advantages, advantages_flat = output("out", out, rewards)
-    _core.rl.maxrl(flat("rewards", rewards), group_ids(groups), missing, advantages_flat)
+    rewards_flat = flat("rewards", rewards)
+    advantages, advantages_flat = output("out", out, rewards, rewards_flat)
+    _core.rl.maxrl(rewards_flat, group_ids(groups), missing, advantages_flat)
     return advantages

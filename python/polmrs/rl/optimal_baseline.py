@@ -44,7 +44,8 @@ def opo(
     >>> opo(np.array([1.0, 0.0]), [30, 10], [0, 0])
     array([ 0.25, -0.75])
     """
-    advantages, advantages_flat = output("out", out, rewards)
+    rewards_flat = flat("rewards", rewards)
+    advantages, advantages_flat = output("out", out, rewards, rewards_flat)
     counts = integers("lengths", lengths)
-    _core.rl.opo(flat("rewards", rewards), counts, group_ids(groups), missing, alone, advantages_flat)
+    _core.rl.opo(rewards_flat, counts, group_ids(groups), missing, alone, advantages_flat)
     return advantages

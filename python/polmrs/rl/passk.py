@@ -37,8 +37,9 @@ def passk_advantages(
     >>> passk_advantages(np.array([1.0, 0.0, 0.0, 0.0]), [0, 0, 0, 0], k=2)
     array([2., 0., 0., 0.])
     """
-    advantages, advantages_flat = output("out", out, rewards)
-    _core.rl.passk_advantages(flat("rewards", rewards), group_ids(groups), k, missing, advantages_flat)
+    rewards_flat = flat("rewards", rewards)
+    advantages, advantages_flat = output("out", out, rewards, rewards_flat)
+    _core.rl.passk_advantages(rewards_flat, group_ids(groups), k, missing, advantages_flat)
     return advantages
 
 
@@ -75,8 +76,7 @@ def passk_training_advantages(
     >>> passk_training_advantages(np.array([1.0, 0.0, 0.0, 0.0]), [0, 0, 0, 0], k=2).round(3)
     array([ 1.   , -0.333, -0.333, -0.333])
     """
-    advantages, advantages_flat = output("out", out, rewards)
-    _core.rl.passk_training_advantages(
-        flat("rewards", rewards), group_ids(groups), k, missing, advantages_flat
-    )
+    rewards_flat = flat("rewards", rewards)
+    advantages, advantages_flat = output("out", out, rewards, rewards_flat)
+    _core.rl.passk_training_advantages(rewards_flat, group_ids(groups), k, missing, advantages_flat)
     return advantages

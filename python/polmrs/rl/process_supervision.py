@@ -51,9 +51,10 @@ def process_advantages(
     >>> process_advantages(rewards, step_ends, np.array([0, 2, 5]), ["p", "p"], scale="none")
     array([-1., -1.,  1.,  1.,  0.])
     """
-    advantages, advantages_flat = output("out", out, rewards)
+    rewards_flat = flat("rewards", rewards)
+    advantages, advantages_flat = output("out", out, rewards, rewards_flat)
     _core.rl.process_advantages(
-        flat("rewards", rewards),
+        rewards_flat,
         mask_bytes("step_ends", step_ends),
         offsets(cu_seqlens),
         group_ids(groups),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 
 from polmrs import _core
@@ -47,4 +45,4 @@ def trajectory_pruning(
     kept, pruned = np.empty(sequences, np.int64), np.empty(sequences, np.bool_)
     ends = mask_bytes("step_ends", step_ends)
     _core.rl.trajectory_pruning(flat("values", values), bounds, ends, ratio, kept, pruned.view(np.uint8))
-    return cast(tuple[A, A], (made(kept, values)[0], made(pruned, values)[0]))
+    return made(kept, values)[0], made(pruned, values)[0]

@@ -46,9 +46,10 @@ def discounted_returns(
     >>> discounted_returns(np.array([0.0, 0.0, 1.0, 1.0]), np.array([0, 3, 4]), gamma=0.5)
     array([0.25, 0.5 , 1.  , 1.  ])
     """
-    returns, returns_flat = output("out", out, rewards)
+    rewards_flat = flat("rewards", rewards)
+    returns, returns_flat = output("out", out, rewards, rewards_flat)
     _core.rl.discounted_returns(
-        flat("rewards", rewards),
+        rewards_flat,
         offsets(cu_seqlens),
         mask_bytes("mask", mask),
         flat_if("bootstrap", bootstrap),

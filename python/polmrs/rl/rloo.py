@@ -32,6 +32,7 @@ def leave_one_out(
     >>> leave_one_out(np.array([1.0, 2.0, 3.0, 4.0]), [0, 0, 0, 1])
     array([-1.5,  0. ,  1.5,  0. ])
     """
-    advantages, advantages_flat = output("out", out, rewards)
-    _core.rl.leave_one_out(flat("rewards", rewards), group_ids(groups), missing, alone, advantages_flat)
+    rewards_flat = flat("rewards", rewards)
+    advantages, advantages_flat = output("out", out, rewards, rewards_flat)
+    _core.rl.leave_one_out(rewards_flat, group_ids(groups), missing, alone, advantages_flat)
     return advantages

@@ -62,10 +62,11 @@ def vtrace(
     >>> advantages
     array([0.5, 0.5, 0.5])
     """
-    advantages, advantages_flat = output("out[0]", None if out is None else out[0], rewards)
-    targets, targets_flat = output("out[1]", None if out is None else out[1], rewards)
+    rewards_flat = flat("rewards", rewards)
+    advantages, advantages_flat = output("out[0]", None if out is None else out[0], rewards, rewards_flat)
+    targets, targets_flat = output("out[1]", None if out is None else out[1], rewards, rewards_flat)
     _core.rl.vtrace(
-        [flat("log_ratios", log_ratios), flat("rewards", rewards), flat("values", values)],
+        [flat("log_ratios", log_ratios), rewards_flat, flat("values", values)],
         offsets(cu_seqlens),
         mask_bytes("mask", mask),
         flat_if("bootstrap", bootstrap),

@@ -22,8 +22,8 @@ class Moments:
 
         >>> import numpy as np
         >>> x = np.arange(10.0)
-        >>> moments(x[:3]).merge(moments(x[3:])).variance() == x.var(ddof=1)
-        True
+        >>> moments(x[:3]).merge(moments(x[3:]))
+        Moments(n=10.0, mean=4.5, m2=82.5)
         """
         if self.n == 0:
             return other
@@ -103,6 +103,6 @@ def whiten(
     """
     values, hidden = view("x", x), mask_bytes("mask", mask)
     own = _core.rl.moments_of(values, hidden) if moments is None else (moments.n, moments.mean, moments.m2)
-    whitened, whitened_flat = output("out", out, x)
+    whitened, whitened_flat = output("out", out, x, values)
     _core.rl.whiten(values, hidden, own, ddof, eps, center, whitened_flat)
     return whitened

@@ -7,7 +7,7 @@
 use polmrs_core::{Error, Result};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 const LOCK: &str = ".polmrs.lock";
 
@@ -27,11 +27,11 @@ impl Output {
     /// [`Error::Exists`] if `out` is there and `overwrite` is not set, if it is there and does not look like a model
     /// folder, or if another run is writing it.
     pub fn begin(out: &Path, overwrite: bool) -> Result<Output> {
-        let out = std::path::absolute(out).map_err(Error::io(out, "find"))?;
+        check_target(out, overwrite)?;
+        let out = resolve(out)?;
         let Some(name) = out.file_name() else {
             return Err(Error::Usage(format!("{}: not the name of a folder", out.display())));
         };
-        check_target(&out, overwrite)?;
         let beside = |suffix: String| {
             let mut name = name.to_owned();
             name.push(suffix);
@@ -102,6 +102,22 @@ impl Output {
     pub fn discard(self) {
         let _ = fs::remove_dir_all(&self.partial);
     }
+}
+
+/// The absolute path of an output that need not exist: what exists of it with links followed, then the rest by name.
+pub fn resolve(out: &Path) -> Result<PathBuf> {
+    let absolute = std::path::absolute(out).map_err(Error::io(out, "find"))?;
+    let mut resolved = PathBuf::new();
+    for part in absolute.components() {
+        match part {
+            Component::ParentDir => drop(resolved.pop()),
+            other => resolved.push(other),
+        }
+        if let Ok(real) = resolved.canonicalize() {
+            resolved = real;
+        }
+    }
+    Ok(resolved)
 }
 
 /// Whether `out` may be written.

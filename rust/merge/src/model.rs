@@ -29,7 +29,11 @@ impl ModelFolder {
     pub fn open(reference: &str) -> Result<ModelFolder> {
         let path = Path::new(reference);
         let checkpoint = Checkpoint::open(path)?;
-        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+        let folder = match path.parent() {
+            _ if path.is_dir() => path,
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
         let config = match read_text(&folder.join("config.json"))? {
             None => None,
             Some(text) => Some(

@@ -79,7 +79,8 @@ fn add_job(
             input.round = Some(working).filter(|working| loses(*dtype, *working));
         }
         let dtype = config.out_dtype.unwrap_or(working);
-        let untouched = inputs.len() == 1 && types[0] == dtype && params.each_is("scale", 1.0);
+        let unrounded = inputs.len() == 1 && inputs[0].round.is_none() && types[0] == dtype;
+        let untouched = unrounded && params.each_is("scale", 1.0);
         let tensor = Tensor {
             name: &meta.name,
             elements: meta.elements(),

@@ -7,7 +7,7 @@ use crate::program::{self, Opened};
 use polmrs_core::{Ctl, Dtype, Error, Result};
 use polmrs_engine::source::{Meta, Source};
 use polmrs_engine::{Cost, Options, Plan};
-use polmrs_io::output::Output;
+use polmrs_io::output::{self, Output};
 use polmrs_io::safetensors::{Layout, Spec, Writer};
 use polmrs_io::yaml::Node;
 use serde_json::{Value as Json, json};
@@ -161,13 +161,15 @@ impl Prepared {
         Ok(())
     }
 
-    /// Refuses to write over a model that is read.
+    /// Refuses to write over a model that is read, or over a folder that holds one.
     fn refuse_inputs(&self, out: &Path) -> Result<()> {
-        let Ok(target) = out.canonicalize() else { return Ok(()) };
+        let target = output::resolve(out)?;
         for (model, opened) in self.config.models.iter().zip(&self.models) {
-            if opened.folder.canonicalize().is_ok_and(|folder| folder == target) {
+            let folder = opened.folder.canonicalize().map_err(Error::io(&opened.folder, "find"))?;
+            if folder.starts_with(&target) {
                 let (out, reference) = (out.display(), &model.reference);
-                return Err(Error::Usage(format!("{out}: is also the input '{reference}'; write elsewhere")));
+                let relation = if folder == target { "is also" } else { "holds" };
+                return Err(Error::Usage(format!("{out}: {relation} the input '{reference}'; write elsewhere")));
             }
         }
         Ok(())

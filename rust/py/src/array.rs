@@ -23,7 +23,8 @@ pub(crate) fn write<'py, T: Element>(name: &str, array: &Bound<'py, PyAny>) -> P
     let borrowed = typed::<T>(name, array).and_then(|array| {
         let exclusive =
             array.try_readwrite().map_err(|_| refuse(name, "is read-only, or shares memory with another argument"))?;
-        if array.is_c_contiguous() { Ok(exclusive) } else { Err(refuse(name, "is not C-contiguous")) }
+        check_layout(name, array, exclusive.as_slice().is_ok())?;
+        Ok(exclusive)
     });
     borrowed.map_err(|error| to_py(array.py(), &error))
 }
@@ -34,6 +35,15 @@ fn typed<'py, 'a, T: Element>(name: &str, array: &'a Bound<'py, PyAny>) -> Resul
         let got = array.getattr("dtype").map_or_else(|_| array.get_type().to_string(), |dtype| dtype.to_string());
         Error::Array(format!("{name}: expected an array of {wanted}, got {got}"))
     })
+}
+
+/// `is_slice`: whether numpy's crate gives the elements as a slice, for which they must be contiguous and aligned.
+fn check_layout<T: Element>(name: &str, array: &Bound<'_, PyArrayDyn<T>>, is_slice: bool) -> Result<()> {
+    match (array.is_c_contiguous(), is_slice) {
+        (true, true) => Ok(()),
+        (true, false) => Err(refuse(name, "is not aligned to its element size; pass a copy")),
+        (false, _) => Err(refuse(name, "is not C-contiguous; pass a contiguous copy")),
+    }
 }
 
 fn refuse(name: &str, rule: &str) -> Error {

@@ -412,14 +412,14 @@ fn passk_advantages(
     k: usize,
     missing: &str,
     out: &Any<'_>,
-) -> PyResult<usize> {
+) -> PyResult<()> {
     fn of<T: Float + Element>(
         m: Missing,
         k: usize,
         rewards: &Any<'_>,
         groups: &Any<'_>,
         out: &Any<'_>,
-    ) -> PyResult<usize> {
+    ) -> PyResult<()> {
         by_group::<T, _>(rewards, groups, out, |rewards, groups, out| passk::passk(rewards, groups, k, m, out))
     }
     let missing = missing_of(py, missing)?;
@@ -434,14 +434,14 @@ fn passk_training_advantages(
     k: usize,
     missing: &str,
     out: &Any<'_>,
-) -> PyResult<usize> {
+) -> PyResult<()> {
     fn of<T: Float + Element>(
         m: Missing,
         k: usize,
         rewards: &Any<'_>,
         groups: &Any<'_>,
         out: &Any<'_>,
-    ) -> PyResult<usize> {
+    ) -> PyResult<()> {
         by_group::<T, _>(rewards, groups, out, |rewards, groups, out| passk::passk_training(rewards, groups, k, m, out))
     }
     let missing = missing_of(py, missing)?;

@@ -14,20 +14,18 @@ use polmrs_core::{Error, Result};
 ///
 /// A subset gains only if `i` is its best, so with rewards sorted upwards and `W_i = n C(i-1, k-1) / C(n, k)`, the sum
 /// is `A_{i+1} = A_i + W_{i+1} (r_{i+1} - r_i)`: no term is negative and nothing cancels.
-pub fn passk<T: Float>(rewards: &[T], groups: &Groups, k: usize, missing: Missing, out: &mut [T]) -> Result<usize> {
+pub fn passk<T: Float>(rewards: &[T], groups: &Groups, k: usize, missing: Missing, out: &mut [T]) -> Result<()> {
     if k < 2 {
         return Err(Error::Usage(format!(
             "k: {k} is not 2 or more; at k = 1 nothing is left to subtract, use leave_one_out"
         )));
     }
-    let mut small = 0;
     let mut order: Vec<usize> = Vec::new();
     let mut weights: Vec<f64> = Vec::new();
-    let counts = each_group(rewards, groups, (missing, Alone::Zero), out, |group| {
+    each_group(rewards, groups, (missing, Alone::Zero), out, |group| {
         let rewards = group.rewards;
         let n = rewards.len();
         if n < k {
-            small += 1;
             rewards.fill(0.0);
             return Ok(());
         }
@@ -48,7 +46,7 @@ pub fn passk<T: Float>(rewards: &[T], groups: &Groups, k: usize, missing: Missin
         }
         Ok(())
     })?;
-    Ok(small + counts.alone + counts.empty)
+    Ok(())
 }
 
 /// Pass@k training (arXiv:2508.10751, section 2.3): the advantages of GRPO over all groups of `k` samples whose reward
@@ -64,17 +62,15 @@ pub fn passk_training<T: Float>(
     k: usize,
     missing: Missing,
     out: &mut [T],
-) -> Result<usize> {
+) -> Result<()> {
     if k < 1 {
         return Err(Error::Usage("k: 0 is not 1 or more".into()));
     }
     binary(rewards, "pass@k training is for answers that are right or wrong")?;
-    let mut small = 0;
-    let counts = each_group(rewards, groups, (missing, Alone::Zero), out, |group| {
+    each_group(rewards, groups, (missing, Alone::Zero), out, |group| {
         let n = group.rewards.len();
         let wrong = group.rewards.iter().filter(|reward| **reward == 0.0).count();
         if n < k || wrong < k {
-            small += usize::from(n < k);
             group.rewards.fill(0.0);
             return Ok(());
         }
@@ -86,7 +82,7 @@ pub fn passk_training<T: Float>(
         }
         Ok(())
     })?;
-    Ok(small + counts.alone + counts.empty)
+    Ok(())
 }
 
 /// `C(a, k) / C(n, k)` as a product: the chance that `k` of `n` samples all lie among `a`.

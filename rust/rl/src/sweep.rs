@@ -7,6 +7,7 @@
 use crate::float::Float;
 use crate::parallel;
 use crate::ragged::{Ragged, all_tokens};
+use crate::simd::{self, Kernel};
 use polmrs_core::Result;
 use std::mem::take;
 
@@ -57,7 +58,7 @@ pub(crate) fn backward<
             },
             state: start(sequence),
         });
-        side_by_side(recurrence, waiting)
+        simd::at_best(SideBySide(recurrence, waiting))
     })?;
     Ok(bad.into_iter().flatten().next())
 }
