@@ -138,13 +138,18 @@ impl<'a> Scheduler<'a> {
                 _ => Ok(()),
             });
             if let Err(error) = done {
-                self.lock().failed.get_or_insert(match error {
-                    Error::NonFinite(message) => Error::NonFinite(message),
-                    other => other.within(&pass.job.name),
-                });
-                self.news.notify_all();
+                self.fail(error, pass.job);
             }
         }
+    }
+
+    /// Stops all workers; the first error is the one to tell.
+    fn fail(&self, error: Error, job: &Job) {
+        self.lock().failed.get_or_insert(match error {
+            Error::NonFinite(message) => Error::NonFinite(message), // names its tensor already
+            other => other.within(&job.name),
+        });
+        self.news.notify_all();
     }
 
     /// The next block to work on; waits while only others can make one ready.
@@ -169,7 +174,7 @@ impl<'a> Scheduler<'a> {
                 if let Some(empty) = opened {
                     drop(queue);
                     if let Err(error) = self.complete(&empty) {
-                        self.lock().failed.get_or_insert(error.within(&empty.job.name));
+                        self.fail(error, empty.job);
                     }
                     queue = self.lock();
                 }

@@ -141,6 +141,17 @@ fn the_first_error_stops_the_run_and_names_the_job() {
 }
 
 #[test]
+fn an_error_at_the_end_of_a_reduction_without_blocks_stops_every_thread() {
+    for _ in 0..200 {
+        let mut plan = centre(false);
+        let fail = |_: Ordered<1>| Err(Error::Config("nothing to see".into()));
+        plan.jobs[2].stages[0] =
+            Stage::reduce(Grain::Elements, Scope::Tensor, Ordered::<1>::default, |_, _| Ok(()), fail);
+        assert_eq!(execute(&plan, 4, &Ctl::new()).unwrap_err().to_string(), "t2: nothing to see");
+    }
+}
+
+#[test]
 fn a_nan_is_named_with_its_tensor_and_element() {
     let mut plan = centre(false);
     plan.jobs[4].stages = vec![Stage::map(|block, out| {

@@ -80,7 +80,7 @@ fn add_job(
         }
         let dtype = config.out_dtype.unwrap_or(working);
         let unrounded = inputs.len() == 1 && inputs[0].round.is_none() && types[0] == dtype;
-        let untouched = unrounded && params.each_is("scale", 1.0);
+        let untouched = meta.elements() == 0 || (unrounded && params.each_is("scale", 1.0));
         let tensor = Tensor {
             name: &meta.name,
             elements: meta.elements(),

@@ -88,6 +88,7 @@ struct Step<const HOLES: u8, const DECOUPLED: bool> {
 impl<const HOLES: u8, const DECOUPLED: bool> Recurrence<3, 2, 2> for Step<HOLES, DECOUPLED> {
     const HOLES: bool = HOLES != NONE;
 
+    #[inline(always)]
     fn step(self, after: [f64; 3], [reward, value]: [f64; 2], here: bool) -> ([f64; 3], [f64; 2]) {
         let (reward, value) = if HOLES == DECAY && !here { (0.0, 0.0) } else { (reward, value) };
         let delta = reward + self.gamma * after[0] - value;

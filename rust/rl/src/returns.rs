@@ -45,6 +45,7 @@ struct Step<const HOLES: u8>(f64);
 impl<const HOLES: u8> Recurrence<1, 1, 1> for Step<HOLES> {
     const HOLES: bool = HOLES != NONE;
 
+    #[inline(always)]
     fn step(self, after: [f64; 1], [reward]: [f64; 1], here: bool) -> ([f64; 1], [f64; 1]) {
         let reward = if HOLES == DECAY && !here { 0.0 } else { reward };
         let now = [reward + self.0 * after[0]];

@@ -58,7 +58,7 @@ pub(crate) fn backward<
             },
             state: start(sequence),
         });
-        simd::at_best(SideBySide(recurrence, waiting))
+        simd::at_best(SideBySide { recurrence, waiting, lanes: Vec::with_capacity(LANES) })
     })?;
     Ok(bad.into_iter().flatten().next())
 }
@@ -114,36 +114,49 @@ fn front<'a, T>(slice: &mut &'a mut [T], n: usize) -> &'a mut [T] {
     front
 }
 
-fn side_by_side<'a, T: Float, R, const STATE: usize, const IN: usize, const OUT: usize>(
+/// Lanes that advance together, and the sequences that wait for one.
+struct SideBySide<'a, T, R, I, const STATE: usize, const IN: usize, const OUT: usize> {
     recurrence: R,
-    mut waiting: impl Iterator<Item = Lane<'a, T, STATE, IN, OUT>>,
-) -> Option<usize>
+    waiting: I,
+    lanes: Vec<Lane<'a, T, STATE, IN, OUT>>,
+}
+
+impl<'a, T, R, I, const STATE: usize, const IN: usize, const OUT: usize> Kernel
+    for SideBySide<'a, T, R, I, STATE, IN, OUT>
 where
+    T: Float,
     R: Recurrence<STATE, IN, OUT>,
+    I: Iterator<Item = Lane<'a, T, STATE, IN, OUT>>,
 {
-    let mut bad: Option<usize> = None;
-    let mut lanes: Vec<_> = waiting.by_ref().take(LANES).collect();
-    while !lanes.is_empty() {
-        if let Ok(full) = <&mut [Lane<'a, T, STATE, IN, OUT>; LANES]>::try_from(&mut lanes[..]) {
-            advance(recurrence, full);
-        } else {
-            lanes.iter_mut().for_each(|lane| advance(recurrence, std::array::from_mut(lane)));
+    type Output = Option<usize>;
+
+    #[inline(always)]
+    fn run(self) -> Option<usize> {
+        let SideBySide { recurrence, mut waiting, mut lanes } = self;
+        let mut bad: Option<usize> = None;
+        lanes.extend(waiting.by_ref().take(LANES));
+        while !lanes.is_empty() {
+            if let Ok(full) = <&mut [Lane<'a, T, STATE, IN, OUT>; LANES]>::try_from(&mut lanes[..]) {
+                advance(recurrence, full);
+            } else {
+                lanes.iter_mut().for_each(|lane| advance(recurrence, std::array::from_mut(lane)));
+            }
+            for slot in (0..lanes.len()).rev() {
+                let lane = &lanes[slot];
+                if lane.left() > 0 {
+                    continue;
+                }
+                if !lane.state.iter().all(|number| number.is_finite()) {
+                    bad = Some(bad.map_or(lane.sequence, |sequence| sequence.min(lane.sequence)));
+                }
+                match waiting.next() {
+                    Some(next) => lanes[slot] = next,
+                    None => drop(lanes.swap_remove(slot)),
+                }
+            }
         }
-        for slot in (0..lanes.len()).rev() {
-            let lane = &lanes[slot];
-            if lane.left() > 0 {
-                continue;
-            }
-            if !lane.state.iter().all(|number| number.is_finite()) {
-                bad = Some(bad.map_or(lane.sequence, |sequence| sequence.min(lane.sequence)));
-            }
-            match waiting.next() {
-                Some(next) => lanes[slot] = next,
-                None => drop(lanes.swap_remove(slot)),
-            }
-        }
+        bad
     }
-    bad
 }
 
 /// Takes as many steps in each lane as the one nearest to its first token has left.

@@ -76,6 +76,7 @@ struct Step<const HOLES: u8>(Vtrace);
 impl<const HOLES: u8> Recurrence<2, 3, 2> for Step<HOLES> {
     const HOLES: bool = HOLES != NONE;
 
+    #[inline(always)]
     fn step(self, after: [f64; 2], input: [f64; 3], here: bool) -> ([f64; 2], [f64; 2]) {
         let [log_ratio, reward, value] = if HOLES == DECAY && !here { [0.0; 3] } else { input };
         let Vtrace { gamma, lam, rho_bar, c_bar, .. } = self.0;
