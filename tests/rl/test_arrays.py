@@ -84,6 +84,7 @@ GOOD = np.ones(3)
         ((np.ones((3, 1)), GOOD, CU), r"rewards: shape \(3, 1\) is not flat"),
         ((np.ones(6)[::2], GOOD, CU), "rewards: the array is not C-contiguous"),
         ((torch.ones(6)[::2], GOOD, CU), "rewards: the tensor is not contiguous"),
+        ((np.frombuffer(bytes(25), offset=1), GOOD, CU), "rewards: the array is not aligned"),
         (([1.0, 1.0, 1.0], GOOD, CU), "rewards: expected a numpy array or a torch tensor, got list"),
         ((GOOD, np.ones(2), CU), "values: 2 elements, but cu_seqlens has 3 tokens"),
         ((GOOD, GOOD, CU.astype(np.int16)), "cu_seqlens: expected an array of int32 or int64, got int16"),

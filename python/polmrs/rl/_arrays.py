@@ -21,6 +21,8 @@ def view(name: str, x: Array) -> Flat:
     dtype, bits = to_bits(name, x)
     if dtype in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
         raise ArrayError(f"{name}: expected an array of float32 or float64, got {dtype}; pass x.float()")
+    if not bits.flags.aligned:
+        raise ArrayError(f"{name}: the array is not aligned to its element size; pass a copy")
     return bits.reshape(-1).view(dtype).reshape(x.shape)
 
 

@@ -1,7 +1,7 @@
 //! Group baselines other than the mean over the group: leave-one-out, length-weighted, and MaxRL's division by the mean.
 
 use crate::float::Float;
-use crate::groups::{Alone, Groups, Missing, each_group, mean};
+use crate::groups::{Alone, Groups, Missing, each_group};
 use crate::ragged::same_length;
 use polmrs_core::{Error, Result};
 
@@ -15,11 +15,10 @@ pub fn leave_one_out<T: Float>(
     out: &mut [T],
 ) -> Result<()> {
     each_group(rewards, groups, conventions, out, |group| {
-        let (mean, n) = (mean(group.rewards), group.rewards.len() as f64);
+        let (mean, n) = (group.mean(), group.rewards.len() as f64);
         for reward in group.rewards {
             *reward = (*reward - mean) * (n / (n - 1.0));
         }
-        Ok(())
     })?;
     Ok(())
 }
@@ -40,14 +39,13 @@ pub fn opo<T: Float>(
     }
     each_group(rewards, groups, conventions, out, |group| {
         let (mut weighted, mut total) = (0.0, 0.0);
-        for (reward, sample) in group.rewards.iter().zip(group.samples) {
-            weighted += lengths[*sample] as f64 * reward;
-            total += lengths[*sample] as f64;
+        for (reward, sample) in group.rewards.iter().zip(group.samples.iter()) {
+            weighted += lengths[sample] as f64 * reward;
+            total += lengths[sample] as f64;
         }
         for reward in group.rewards {
             *reward = if total > 0.0 { *reward - weighted / total } else { 0.0 };
         }
-        Ok(())
     })?;
     Ok(())
 }
@@ -58,11 +56,10 @@ pub fn opo<T: Float>(
 pub fn maxrl<T: Float>(rewards: &[T], groups: &Groups, missing: Missing, out: &mut [T]) -> Result<()> {
     binary(rewards, "MaxRL divides by the group's rate of success")?;
     each_group(rewards, groups, (missing, Alone::Zero), out, |group| {
-        let mean = mean(group.rewards);
+        let mean = group.mean();
         for reward in group.rewards {
             *reward = (*reward - mean) / mean;
         }
-        Ok(())
     })?;
     Ok(())
 }

@@ -58,15 +58,16 @@ struct Votes {
 }
 
 fn chance(answers: &[i64], correct: &[u8], groups: &Groups, group: usize, k: usize, ties: Ties) -> Result<f64> {
-    let n = groups.members(group).count();
+    let members = groups.members(group);
+    let n = members.len();
     if n < k {
-        let first = groups.members(group).next().unwrap_or_default();
+        let first = members.iter().next().unwrap_or_default();
         let rule = format!("k = {k}; no estimate without bias exists");
         return Err(Error::Array(format!("groups: the group of sample {first} has {n} samples, fewer than {rule}")));
     }
     let mut seen: Vec<(i64, Votes)> = Vec::new();
     let mut abstained = 0;
-    for sample in groups.members(group) {
+    for sample in members.iter() {
         let (answer, right) = (answers[sample], correct[sample] != 0);
         if answer < 0 {
             abstained += 1;

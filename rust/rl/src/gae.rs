@@ -90,12 +90,12 @@ impl<const HOLES: u8, const DECOUPLED: bool> Recurrence<3, 2, 2> for Step<HOLES,
 
     #[inline(always)]
     fn step(self, after: [f64; 3], [reward, value]: [f64; 2], here: bool) -> ([f64; 3], [f64; 2]) {
-        let (reward, value) = if HOLES == DECAY && !here { (0.0, 0.0) } else { (reward, value) };
+        let [reward, value] = if HOLES == DECAY { holes::or_zero(here, [reward, value]) } else { [reward, value] };
         let delta = reward + self.gamma * after[0] - value;
         let advantage = delta + self.decay * after[1];
         let advantage_value = if DECOUPLED { delta + self.decay_value * after[2] } else { advantage };
         let now = [value, advantage, if DECOUPLED { advantage_value } else { 0.0 }];
-        let state = if here { now } else { holes::state::<HOLES, 3>(after, now) };
-        (state, if here { [advantage, advantage_value + value] } else { [0.0; 2] })
+        let written = [advantage, advantage_value + value];
+        (holes::state::<HOLES, 3>(here, after, now), holes::or_zero(here, written))
     }
 }

@@ -3,7 +3,7 @@
 //! $$ A_i = \frac{r_i - \mathrm{mean}(r)}{\mathrm{scale}(r) + \varepsilon} $$
 
 use crate::float::Float;
-use crate::groups::{Alone, Counts, Groups, Missing, each_group, mean};
+use crate::groups::{Alone, Counts, Groups, Missing, each_group};
 use crate::ragged::{Ragged, all_tokens, one_each, within};
 use polmrs_core::{Error, Result};
 
@@ -37,19 +37,18 @@ impl GroupNorm {
         within("eps", self.eps, 0.0, f64::INFINITY)
     }
 
-    /// Centre and divisor of two or more different rewards.
-    fn of(&self, rewards: &[f64]) -> (f64, f64) {
-        let mean = mean(rewards);
+    /// The divisor of two or more different rewards.
+    #[inline(always)]
+    fn divisor(&self, rewards: &[f64], mean: f64) -> f64 {
         let n = rewards.len() as f64;
-        let divisor = match self.scale {
+        match self.scale {
             Scale::Std => {
                 let squares: f64 = rewards.iter().map(|r| (r - mean) * (r - mean)).sum();
                 (squares / (n - self.ddof as f64)).sqrt() + self.eps
             }
             Scale::Mad => rewards.iter().map(|r| (r - mean).abs()).sum::<f64>() / n + self.eps,
             Scale::One => 1.0,
-        };
-        (mean, divisor)
+        }
     }
 
     /// Outcome form: one reward and one advantage for each sample.
@@ -62,11 +61,11 @@ impl GroupNorm {
     ) -> Result<Counts> {
         self.check()?;
         each_group(rewards, groups, conventions, out, |group| {
-            let (mean, divisor) = self.of(group.rewards);
+            let mean = group.mean();
+            let divisor = self.divisor(group.rewards, mean);
             for reward in group.rewards {
                 *reward = (*reward - mean) / divisor;
             }
-            Ok(())
         })
     }
 
@@ -88,7 +87,7 @@ impl GroupNorm {
         let mut steps = Vec::new();
         for group in 0..groups.count() {
             steps.clear();
-            for sequence in groups.members(group) {
+            for sequence in groups.members(group).iter() {
                 for t in ragged.range(sequence).filter(|t| step_ends[*t] != 0) {
                     let reward = rewards[t].wide();
                     if reward.is_infinite() {
@@ -100,8 +99,9 @@ impl GroupNorm {
                 }
             }
             let flat = steps.iter().all(|reward| *reward == steps[0]);
-            let (mean, divisor) = if flat { (0.0, f64::INFINITY) } else { self.of(&steps) };
-            for sequence in groups.members(group) {
+            let mean = steps.iter().sum::<f64>() / steps.len() as f64;
+            let (mean, divisor) = if flat { (0.0, f64::INFINITY) } else { (mean, self.divisor(&steps, mean)) };
+            for sequence in groups.members(group).iter() {
                 let mut later = 0.0;
                 for t in ragged.range(sequence).rev() {
                     let reward = rewards[t].wide();

@@ -3,6 +3,7 @@
 
 use crate::float::Float;
 use crate::ragged::same_length;
+use crate::simd::{Kernel, at_best};
 use polmrs_core::{Error, Result};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -23,11 +24,11 @@ impl Groups {
             let ends = (1..ids.len()).filter(|i| ids[i - 1] != ids[*i]).chain((!ids.is_empty()).then_some(ids.len()));
             return Groups { order: None, bounds: std::iter::once(0).chain(ends).collect() };
         }
-        let mut numbers: HashMap<i64, usize, BuildHasherDefault<Mix>> = HashMap::default();
+        let mut numbers = Numbers::of(ids);
         let mut sizes = Vec::new();
         let mut number_of = Vec::with_capacity(ids.len());
         for id in ids {
-            let number = *numbers.entry((*id).into()).or_insert(sizes.len());
+            let number = numbers.entry((*id).into(), sizes.len());
             if number == sizes.len() {
                 sizes.push(0);
             }
@@ -60,9 +61,77 @@ impl Groups {
     }
 
     /// The samples of a group, in order.
-    pub(crate) fn members(&self, group: usize) -> impl Iterator<Item = usize> + '_ {
+    pub(crate) fn members(&self, group: usize) -> Members<'_> {
         let places: Range<usize> = self.bounds[group]..self.bounds[group + 1];
-        places.map(|place| self.order.as_ref().map_or(place, |order| order[place]))
+        match &self.order {
+            None => Members::Run(places),
+            Some(order) => Members::Listed(&order[places]),
+        }
+    }
+}
+
+/// Some samples of a batch.
+#[derive(Clone, Debug)]
+pub(crate) enum Members<'a> {
+    /// Side by side.
+    Run(Range<usize>),
+    /// Anywhere.
+    Listed(&'a [usize]),
+}
+
+impl Members<'_> {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Members::Run(run) => run.len(),
+            Members::Listed(list) => list.len(),
+        }
+    }
+
+    /// The `i`-th.
+    #[inline(always)]
+    pub(crate) fn at(&self, i: usize) -> usize {
+        match self {
+            Members::Run(run) => run.start + i,
+            Members::Listed(list) => list[i],
+        }
+    }
+
+    /// All, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.len()).map(|i| self.at(i))
+    }
+}
+
+/// Which number an id got: a table where ids are dense, a map where they are not.
+enum Numbers {
+    Dense { low: i64, table: Vec<usize> },
+    Sparse(HashMap<i64, usize, BuildHasherDefault<Mix>>),
+}
+
+impl Numbers {
+    fn of<I: Copy + Ord + Into<i64>>(ids: &[I]) -> Numbers {
+        let low: i64 = ids.iter().min().map_or(0, |id| (*id).into());
+        let high: i64 = ids.iter().max().map_or(0, |id| (*id).into());
+        match high.checked_sub(low) {
+            Some(spread) if spread < 2 * ids.len() as i64 => {
+                Numbers::Dense { low, table: vec![usize::MAX; spread as usize + 1] }
+            }
+            _ => Numbers::Sparse(HashMap::default()),
+        }
+    }
+
+    /// The number of `id`, which is `next` if it is new.
+    #[inline(always)]
+    fn entry(&mut self, id: i64, next: usize) -> usize {
+        match self {
+            Numbers::Dense { low, table } => {
+                let number = &mut table[(id - *low) as usize];
+                *number = (*number).min(next);
+                *number
+            }
+            Numbers::Sparse(map) => *map.entry(id).or_insert(next),
+        }
     }
 }
 
@@ -120,10 +189,18 @@ pub struct Counts {
     pub sum: f64,
 }
 
-/// The scored samples of one group: their rewards and where they stand in the batch.
+/// The scored samples of one group: their rewards, the sum of these in order, and where they stand in the batch.
 pub(crate) struct Group<'a> {
     pub(crate) rewards: &'a mut [f64],
-    pub(crate) samples: &'a [usize],
+    pub(crate) sum: f64,
+    pub(crate) samples: Members<'a>,
+}
+
+impl Group<'_> {
+    /// The mean reward.
+    pub(crate) fn mean(&self) -> f64 {
+        self.sum / self.rewards.len() as f64
+    }
 }
 
 /// Writes an advantage for each sample. `advantages` turns the rewards of a group that has two or more different ones
@@ -133,53 +210,84 @@ pub(crate) fn each_group<T: Float>(
     groups: &Groups,
     (missing, alone): (Missing, Alone),
     out: &mut [T],
-    mut advantages: impl FnMut(Group<'_>) -> Result<()>,
+    advantages: impl FnMut(Group<'_>),
 ) -> Result<Counts> {
     same_length("groups", groups.samples(), "rewards", rewards.len())?;
     same_length("out", out.len(), "rewards", rewards.len())?;
-    let mut counts = Counts { groups: groups.count(), samples: rewards.len(), ..Counts::default() };
-    let (mut scored, mut samples) = (Vec::new(), Vec::new());
-    for group in 0..groups.count() {
-        scored.clear();
-        samples.clear();
-        for sample in groups.members(group) {
-            let reward = rewards[sample].wide();
-            if reward.is_finite() {
-                scored.push(reward);
-                samples.push(sample);
-            } else if reward.is_nan() && missing == Missing::Exclude {
-                counts.missing += 1;
-                out[sample] = T::ZERO;
-            } else {
-                return Err(Error::NonFinite(format!("rewards[{sample}]: {reward} is not a finite number")));
+    at_best(Walk { rewards, groups, missing, alone, out, advantages })
+}
+
+struct Walk<'a, T, F> {
+    rewards: &'a [T],
+    groups: &'a Groups,
+    missing: Missing,
+    alone: Alone,
+    out: &'a mut [T],
+    advantages: F,
+}
+
+impl<T: Float, F: FnMut(Group<'_>)> Kernel for Walk<'_, T, F> {
+    type Output = Result<Counts>;
+
+    #[inline(always)]
+    fn run(self) -> Result<Counts> {
+        let Walk { rewards, groups, missing, alone, out, mut advantages } = self;
+        let mut counts = Counts { groups: groups.count(), samples: rewards.len(), ..Counts::default() };
+        let (mut scored, mut kept) = (Vec::new(), Vec::new());
+        for group in 0..groups.count() {
+            let mut samples = groups.members(group);
+            scored.clear();
+            match &samples {
+                Members::Run(run) => scored.extend(rewards[run.clone()].iter().map(|reward| reward.wide())),
+                Members::Listed(list) => scored.extend(list.iter().map(|sample| rewards[*sample].wide())),
             }
-        }
-        counts.sum += scored.iter().sum::<f64>();
-        match scored[..] {
-            [] => counts.empty += 1,
-            [reward] => {
-                counts.alone += 1;
-                out[samples[0]] = if alone == Alone::Reward { T::narrow(reward) } else { T::ZERO };
+            let mut sum: f64 = scored.iter().sum();
+            if !sum.is_finite() {
+                kept.clear();
+                scored.clear();
+                for sample in samples.iter() {
+                    let reward = rewards[sample].wide();
+                    if reward.is_finite() {
+                        scored.push(reward);
+                        kept.push(sample);
+                    } else if reward.is_nan() && missing == Missing::Exclude {
+                        counts.missing += 1;
+                        out[sample] = T::ZERO;
+                    } else {
+                        return Err(Error::NonFinite(format!("rewards[{sample}]: {reward} is not a finite number")));
+                    }
+                }
+                samples = Members::Listed(&kept);
+                sum = scored.iter().sum();
             }
-            [first, ref others @ ..] if others.iter().all(|other| *other == first) => {
-                counts.flat += 1;
-                samples.iter().for_each(|sample| out[*sample] = T::ZERO);
+            counts.sum += sum;
+            match scored[..] {
+                [] => counts.empty += 1,
+                [reward] => {
+                    counts.alone += 1;
+                    scored[0] = if alone == Alone::Reward { reward } else { 0.0 };
+                }
+                [first, ref others @ ..] if others.iter().all(|other| *other == first) => {
+                    counts.flat += 1;
+                    scored.fill(0.0);
+                }
+                _ => advantages(Group { rewards: &mut scored, sum, samples: samples.clone() }),
             }
-            _ => {
-                advantages(Group { rewards: &mut scored, samples: &samples })?;
-                for (sample, advantage) in samples.iter().zip(&scored) {
-                    out[*sample] = T::narrow(*advantage);
+            match samples {
+                Members::Run(run) => {
+                    for (out, advantage) in out[run].iter_mut().zip(&scored) {
+                        *out = T::narrow(*advantage);
+                    }
+                }
+                Members::Listed(list) => {
+                    for (sample, advantage) in list.iter().zip(&scored) {
+                        out[*sample] = T::narrow(*advantage);
+                    }
                 }
             }
         }
+        Ok(counts)
     }
-    Ok(counts)
-}
-
-/// The mean, added in order.
-#[inline]
-pub(crate) fn mean(numbers: &[f64]) -> f64 {
-    numbers.iter().sum::<f64>() / numbers.len() as f64
 }
 
 #[cfg(test)]
@@ -188,7 +296,7 @@ mod tests {
 
     fn members(ids: &[i64]) -> Vec<Vec<usize>> {
         let groups = Groups::new(ids);
-        (0..groups.count()).map(|group| groups.members(group).collect()).collect()
+        (0..groups.count()).map(|group| groups.members(group).iter().collect()).collect()
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What a masked token means to a recurrence over time.
 
+use std::hint::select_unpredictable;
+
 /// The convention for holes: tokens in the middle of a sequence that the policy did not choose (tool output, say).
 ///
 /// A recurrence hands a state from a token to the one before it. At a hole:
@@ -30,12 +32,22 @@ pub(crate) const DECAY: u8 = Holes::Decay as u8;
 pub(crate) const IGNORE: u8 = Holes::Ignore as u8;
 pub(crate) const RESET: u8 = Holes::Reset as u8;
 
-/// What a hole hands on: `after` is what it was handed, `now` what a step computed.
+/// The state for the token before: `now`, or what a hole hands on of what it was handed, `after`.
 #[inline(always)]
-pub(crate) fn state<const HOLES: u8, const N: usize>(after: [f64; N], now: [f64; N]) -> [f64; N] {
-    match HOLES {
-        CARRY => after,
-        RESET => after.map(|number| number * 0.0), // not 0: a NaN must still be seen at the first token
-        _ => now,
+pub(crate) fn state<const HOLES: u8, const N: usize>(here: bool, after: [f64; N], now: [f64; N]) -> [f64; N] {
+    let mut state = now;
+    for (state, after) in state.iter_mut().zip(after) {
+        *state = match HOLES {
+            CARRY => select_unpredictable(here, *state, after),
+            RESET => select_unpredictable(here, *state, after * 0.0), // not 0: a NaN must be seen at the first token
+            _ => *state,
+        };
     }
+    state
+}
+
+/// The numbers, or zeros on a hole. Holes come as they like: no branch is taken.
+#[inline(always)]
+pub(crate) fn or_zero<const N: usize>(here: bool, numbers: [f64; N]) -> [f64; N] {
+    numbers.map(|number| select_unpredictable(here, number, 0.0))
 }

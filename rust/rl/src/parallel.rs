@@ -3,10 +3,11 @@
 use polmrs_core::{Result, pool};
 use rayon::prelude::*;
 
-/// Tokens below which a call stays on its own thread: waking others costs more than they would save.
+/// Tokens below which a call stays on its own thread: 0.7 ms of GAE.
 ///
-/// Measured with GAE, about 1.5 ns a token: a pool of two breaks even near 60,000 tokens.
-const ALONE: usize = 1 << 17;
+/// Measured with two threads: on idle cores waking the pool costs 15 us; on cores that others keep busy it costs up to a
+/// millisecond, and a call breaks even only near four million tokens.
+const ALONE: usize = 1 << 19;
 
 /// In how many parts to do `work` tokens: 1, or a few for each thread of the pool, so that uneven parts even out.
 pub(crate) fn parts(work: usize) -> Result<usize> {

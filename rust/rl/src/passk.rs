@@ -27,7 +27,7 @@ pub fn passk<T: Float>(rewards: &[T], groups: &Groups, k: usize, missing: Missin
         let n = rewards.len();
         if n < k {
             rewards.fill(0.0);
-            return Ok(());
+            return;
         }
         order.clear();
         order.extend(0..n);
@@ -44,7 +44,6 @@ pub fn passk<T: Float>(rewards: &[T], groups: &Groups, k: usize, missing: Missin
             below = reward;
             rewards[*sample] = advantage;
         }
-        Ok(())
     })?;
     Ok(())
 }
@@ -72,7 +71,7 @@ pub fn passk_training<T: Float>(
         let wrong = group.rewards.iter().filter(|reward| **reward == 0.0).count();
         if n < k || wrong < k {
             group.rewards.fill(0.0);
-            return Ok(());
+            return;
         }
         let none_right = ratio(wrong, n, k);
         let sigma = (none_right * (1.0 - none_right)).sqrt();
@@ -80,7 +79,6 @@ pub fn passk_training<T: Float>(
             let lost = if *reward == 0.0 { ratio(wrong - 1, n - 1, k - 1) } else { 0.0 };
             *reward = (none_right - lost) / sigma;
         }
-        Ok(())
     })?;
     Ok(())
 }

@@ -47,8 +47,8 @@ impl<const HOLES: u8> Recurrence<1, 1, 1> for Step<HOLES> {
 
     #[inline(always)]
     fn step(self, after: [f64; 1], [reward]: [f64; 1], here: bool) -> ([f64; 1], [f64; 1]) {
-        let reward = if HOLES == DECAY && !here { 0.0 } else { reward };
+        let [reward] = if HOLES == DECAY { holes::or_zero(here, [reward]) } else { [reward] };
         let now = [reward + self.0 * after[0]];
-        if here { (now, now) } else { (holes::state::<HOLES, 1>(after, now), [0.0]) }
+        (holes::state::<HOLES, 1>(here, after, now), holes::or_zero(here, now))
     }
 }

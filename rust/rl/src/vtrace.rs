@@ -78,7 +78,7 @@ impl<const HOLES: u8> Recurrence<2, 3, 2> for Step<HOLES> {
 
     #[inline(always)]
     fn step(self, after: [f64; 2], input: [f64; 3], here: bool) -> ([f64; 2], [f64; 2]) {
-        let [log_ratio, reward, value] = if HOLES == DECAY && !here { [0.0; 3] } else { input };
+        let [log_ratio, reward, value] = if HOLES == DECAY { holes::or_zero(here, input) } else { input };
         let Vtrace { gamma, lam, rho_bar, c_bar, .. } = self.0;
         let ratio = exp(log_ratio);
         let rho = clip(ratio, rho_bar);
@@ -86,7 +86,7 @@ impl<const HOLES: u8> Recurrence<2, 3, 2> for Step<HOLES> {
         let excess = rho * (reward + gamma * after[0] - value) + gamma * c * after[1];
         let advantage = rho * (reward + gamma * (after[0] + after[1]) - value);
         let now = [value, excess];
-        if here { (now, [advantage, value + excess]) } else { (holes::state::<HOLES, 2>(after, now), [0.0; 2]) }
+        (holes::state::<HOLES, 2>(here, after, now), holes::or_zero(here, [advantage, value + excess]))
     }
 }
 
