@@ -107,7 +107,10 @@ fn classes() -> String {
             Base::Ignored => "none",
         };
         let _ = writeln!(text, "    base: ClassVar[BaseRole] = \"{base}\"");
-        let _ = writeln!(text, "    per_model: ClassVar[tuple[str, ...]] = {listed}\n");
+        let _ = writeln!(text, "    per_model: ClassVar[tuple[str, ...]] = {listed}");
+        if effective(spec).next().is_some() {
+            text.push('\n');
+        }
         for param in effective(spec) {
             let kind = match (param.default, param.scope) {
                 (Default::Is(Value::Flag(_)), _) => "bool",
