@@ -49,12 +49,13 @@ pub(crate) fn backward<
         work.push((run, mine));
     }
     let bad = parallel::each(work, |(run, mut outputs)| {
-        let waiting = run.map(|sequence| Lane {
+        // Backward through memory, as inside a sequence: the processor then fetches ahead across sequences too.
+        let waiting = run.rev().map(|sequence| Lane {
             sequence,
             tokens: Tokens {
                 inputs: inputs.map(|column| &column[ragged.range(sequence)]),
                 mask: mask.map_or(&[], |mask| &mask[ragged.range(sequence)]),
-                outputs: outputs.each_mut().map(|column| front(column, ragged.range(sequence).len())),
+                outputs: outputs.each_mut().map(|column| back(column, ragged.range(sequence).len())),
             },
             state: start(sequence),
         });
@@ -112,6 +113,14 @@ fn front<'a, T>(slice: &mut &'a mut [T], n: usize) -> &'a mut [T] {
     let (front, rest) = take(slice).split_at_mut(n);
     *slice = rest;
     front
+}
+
+/// Takes `n` elements off the back of a slice.
+fn back<'a, T>(slice: &mut &'a mut [T], n: usize) -> &'a mut [T] {
+    let all = take(slice);
+    let (rest, back) = all.split_at_mut(all.len() - n);
+    *slice = rest;
+    back
 }
 
 /// Lanes that advance together, and the sequences that wait for one.

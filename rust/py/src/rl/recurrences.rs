@@ -138,7 +138,13 @@ pub(crate) fn vtrace<'py>(
     let [log_ratios, rewards, values] = &columns;
     apart(
         &[("advantages", &outputs[0]), ("targets", &outputs[1])],
-        &[("log_ratios", Some(log_ratios)), ("rewards", Some(rewards)), ("values", Some(values)), ("mask", mask)],
+        &[
+            ("log_ratios", Some(log_ratios)),
+            ("rewards", Some(rewards)),
+            ("values", Some(values)),
+            ("mask", mask),
+            ("bootstrap", bootstrap),
+        ],
     )?;
     by_float!("rewards", rewards, of(settings, &columns, cu_seqlens, mask, bootstrap, &outputs))
 }
