@@ -11,7 +11,7 @@ use crate::simd::{self, Kernel};
 use polmrs_core::Result;
 use std::mem::take;
 
-const LANES: usize = 4;
+const LANES: usize = 2; // more would be more streams than the processor fetches ahead
 
 /// One backward recurrence over `IN` columns, writing `OUT`, with `STATE` numbers handed from a token to the one before.
 pub(crate) trait Recurrence<const STATE: usize, const IN: usize, const OUT: usize>: Copy + Sync {
