@@ -21,7 +21,7 @@ class Method:
     def shared_parameters(self) -> dict[str, Any]:
         """The parameters for all models, under their names in a configuration."""
         names = (field.name for field in fields(self) if field.name not in self.per_model)
-        return {name.rstrip("_"): getattr(self, name) for name in names}
+        return {name.rstrip("_"): _plain(getattr(self, name)) for name in names}
 
     def model_parameters(self, models: int) -> list[dict[str, Any]]:
         """The parameters of each of ``models`` models.
@@ -30,10 +30,15 @@ class Method:
         """
         rows: list[dict[str, Any]] = [{} for _ in range(models)]
         for name in self.per_model:
-            value = getattr(self, name)
+            value = _plain(getattr(self, name))
             values = list(value) if isinstance(value, Sequence) else [value] * models
             if len(values) != models:
                 raise ConfigError(f"{self.name}.{name}: {len(values)} numbers for {models} models")
             for row, number in zip(rows, values, strict=True):
                 row[name] = number
         return rows
+
+
+def _plain(value: Any) -> Any:
+    """A number or a list of numbers of Python's own, from numpy's or torch's."""
+    return value.tolist() if hasattr(value, "tolist") else value

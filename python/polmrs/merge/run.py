@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, overload
 
 from polmrs import _core
 from polmrs._tensor import Array, from_bits, is_torch, to_bits
-from polmrs.errors import ConfigError, UsageError
+from polmrs.errors import ConfigError, NotFoundError, UsageError
 from polmrs.merge.method import Method
 
 StateDict: TypeAlias = Mapping[str, Array]
@@ -152,7 +152,10 @@ def _source(
         return json.dumps(config), "merge"
     if (base, method, dtype, out_dtype) != (None, None, None, None):
         raise UsageError("models: a configuration file says the base, the method and the dtypes itself")
-    return Path(models).read_text(encoding="utf-8"), fspath(models)
+    try:
+        return Path(models).read_text(encoding="utf-8"), fspath(models)
+    except FileNotFoundError:
+        raise NotFoundError(f"{fspath(models)}: no such configuration file") from None
 
 
 def _config(
@@ -172,8 +175,8 @@ def _config(
         "models": [{"model": model, "parameters": rows.get(model, {})} for model in models],
         "parameters": method.shared_parameters(),
         "base_model": base,
-        "dtype": dtype,
-        "out_dtype": out_dtype,
+        "dtype": None if dtype is None else str(dtype),
+        "out_dtype": None if out_dtype is None else str(out_dtype),
     }
     return config
 

@@ -10,13 +10,14 @@ use std::fmt::Write;
 /// The card as Markdown with a front matter that model hubs read.
 pub fn write(config: &Config, document: &Json, models: &[ModelFolder]) -> Result<String> {
     let spec = config.method.spec();
+    let names = names(models);
     let mut licences = Vec::new();
     let mut rows = String::new();
     for (at, model) in models.iter().enumerate() {
         let licence = model.licence()?;
         let role = if config.base == Some(at) { "base" } else { "model" };
         let shown = licence.as_deref().unwrap_or("not stated");
-        let _ = writeln!(rows, "| {} | {role} | {shown} | `{}` |", model.name(), model.fingerprint()?);
+        let _ = writeln!(rows, "| {} | {role} | {shown} | `{}` |", names[at], model.fingerprint()?);
         licences.extend(licence.filter(|licence| !licences.contains(licence)));
     }
     let mut card = String::from("---\nlibrary_name: transformers\ntags:\n- merge\n- polmrs\n");
@@ -37,15 +38,30 @@ pub fn write(config: &Config, document: &Json, models: &[ModelFolder]) -> Result
     Ok(card)
 }
 
+/// The models' own names; those that several share are numbered.
+fn names(models: &[ModelFolder]) -> Vec<String> {
+    let names: Vec<String> = models.iter().map(ModelFolder::name).collect();
+    let told_apart = |(at, name): (usize, &String)| {
+        let earlier = names[..at].iter().filter(|other| *other == name).count();
+        let shared = names.iter().filter(|other| *other == name).count() > 1;
+        if shared { format!("{name} ({})", earlier + 1) } else { name.clone() }
+    };
+    names.iter().enumerate().map(told_apart).collect()
+}
+
 /// The configuration with every model reference replaced by the model's own name.
 pub fn named(document: &Json, config: &Config, models: &[ModelFolder]) -> Json {
+    rename(document, config, &names(models))
+}
+
+fn rename(document: &Json, config: &Config, names: &[String]) -> Json {
     match document {
         Json::String(text) => match config.models.iter().position(|model| model.reference == *text) {
-            Some(at) => Json::String(models[at].name()),
+            Some(at) => Json::String(names[at].clone()),
             None => document.clone(),
         },
-        Json::Array(items) => items.iter().map(|item| named(item, config, models)).collect(),
-        Json::Object(map) => map.iter().map(|(key, value)| (key.clone(), named(value, config, models))).collect(),
+        Json::Array(items) => items.iter().map(|item| rename(item, config, names)).collect(),
+        Json::Object(map) => map.iter().map(|(key, value)| (key.clone(), rename(value, config, names))).collect(),
         other => other.clone(),
     }
 }

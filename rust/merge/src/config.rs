@@ -102,7 +102,7 @@ fn decode_model(field: &Field<'_>, spec: &'static Spec) -> Result<Model> {
     Ok(model)
 }
 
-/// A model reference as text. Adapters and revisions are refused by name.
+/// A model reference as text.
 fn reference(field: &Field<'_>) -> Result<String> {
     let text = field.as_text()?.into_owned();
     if text.is_empty() { Err(field.error("a model needs a name")) } else { Ok(text) }

@@ -28,7 +28,13 @@ impl ModelFolder {
     /// Opens a local folder or file; `reference` is what messages call it.
     pub fn open(reference: &str) -> Result<ModelFolder> {
         let path = Path::new(reference);
-        let checkpoint = Checkpoint::open(path)?;
+        let checkpoint = Checkpoint::open(path).map_err(|error| match error {
+            Error::NotFound(message) if reference.contains(['+', '@']) => Error::NotFound(format!(
+                "{message} (a model is a local folder; adapters 'model+adapter' and revisions 'model@revision' \
+                 are not supported by this version of polmrs)"
+            )),
+            other => other,
+        })?;
         let folder = match path.parent() {
             _ if path.is_dir() => path,
             Some(parent) if parent != Path::new("") => parent,
@@ -50,10 +56,17 @@ impl ModelFolder {
         self.config.as_ref().is_some_and(|config| ties(config) || config.get("text_config").is_some_and(ties))
     }
 
-    /// The folder's own name: what a card may show of a path.
+    /// What a card may show of a path: the folder's own name, or `org/name@revision` of a model in the Hugging Face cache.
     pub fn name(&self) -> String {
         let folder = self.folder.canonicalize().unwrap_or_else(|_| self.folder.clone());
-        folder.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+        let mut parts = folder.iter().rev().map(|part| part.to_string_lossy().into_owned());
+        let name = parts.next().unwrap_or_else(|| "model".into());
+        match (parts.next(), parts.next()) {
+            (Some(snapshots), Some(cached)) if snapshots == "snapshots" && cached.starts_with("models--") => {
+                format!("{}@{name}", cached["models--".len()..].replace("--", "/"))
+            }
+            _ => name,
+        }
     }
 
     /// The licence that the model's card states in its front matter.
@@ -85,7 +98,7 @@ impl ModelFolder {
 }
 
 /// A small text file, if it is there.
-fn read_text(path: &Path) -> Result<Option<String>> {
+pub(crate) fn read_text(path: &Path) -> Result<Option<String>> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

@@ -2,7 +2,7 @@
 
 use crate::card;
 use crate::config::Config;
-use crate::model::ModelFolder;
+use crate::model::{ModelFolder, read_text};
 use crate::program::{self, Opened};
 use polmrs_core::{Ctl, Dtype, Error, Result};
 use polmrs_engine::source::{Meta, Source};
@@ -10,7 +10,7 @@ use polmrs_engine::{Cost, Options, Plan};
 use polmrs_io::output::{self, Output};
 use polmrs_io::safetensors::{Layout, Spec, Writer};
 use polmrs_io::yaml::Node;
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
@@ -145,7 +145,7 @@ impl Prepared {
         for name in SIDECARS {
             let from = donor.folder.join(name);
             if from.is_file() {
-                output.copy(&from, name)?;
+                copy_sidecar(output, &from, name)?;
             }
         }
         if let Some(config) = &donor.config {
@@ -188,12 +188,45 @@ impl Prepared {
     fn output_config(&self, config: &Json) -> Json {
         let mut config = config.clone();
         if let (Some(map), Some(dtype)) = (config.as_object_mut(), self.dtype()) {
-            map.shift_remove("_name_or_path");
-            let key = if map.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
-            map.insert(key.into(), dtype.torch_name().into());
+            for part in ["text_config", "vision_config", "audio_config"] {
+                if let Some(part) = map.get_mut(part).and_then(Json::as_object_mut) {
+                    forget_origin(part);
+                    state_type(part, dtype);
+                }
+            }
+            forget_origin(map);
+            if !state_type(map, dtype) {
+                map.insert("dtype".into(), dtype.torch_name().into());
+            }
         }
         config
     }
+}
+
+/// Copies a file as it is, but for a tokenizer's config that names the folder it was loaded from.
+fn copy_sidecar(output: &Output, from: &Path, name: &str) -> Result<()> {
+    if name == "tokenizer_config.json"
+        && let Some(Ok(mut config)) = read_text(from)?.map(|text| serde_json::from_str::<Json>(&text))
+        && let Some(map) = config.as_object_mut()
+        && map.contains_key("name_or_path")
+    {
+        forget_origin(map);
+        return output.put(name, pretty(&config).as_bytes());
+    }
+    output.copy(from, name)
+}
+
+/// Removes the folder that a config or a tokenizer was loaded from.
+fn forget_origin(map: &mut Map<String, Json>) {
+    map.shift_remove("_name_or_path");
+    map.shift_remove("name_or_path");
+}
+
+/// Sets the element type where a config states one.
+fn state_type(map: &mut Map<String, Json>, dtype: Dtype) -> bool {
+    let stated: Vec<&str> = ["dtype", "torch_dtype"].into_iter().filter(|key| map.contains_key(*key)).collect();
+    stated.iter().for_each(|key| map[*key] = dtype.torch_name().into());
+    !stated.is_empty()
 }
 
 fn spec(meta: &Meta) -> Spec {

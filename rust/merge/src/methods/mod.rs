@@ -51,6 +51,6 @@ pub fn find(name: &str) -> Result<&'static dyn Method> {
     METHODS.into_iter().find(|method| method.spec().name == name).ok_or_else(|| {
         let names: Vec<&str> = METHODS.iter().map(|method| method.spec().name).collect();
         let hint = did_you_mean(name, names.iter().copied());
-        Error::Config(format!("merge_method: '{name}' is not one of {}{hint}", names.join(", ")))
+        Error::Config(format!("'{name}' is not one of {}{hint}", names.join(", ")))
     })
 }
