@@ -18,12 +18,12 @@ def record_build(out: Path) -> None:
         target = Path(name)
         env = {"CARGO_TARGET_DIR": str(target)}
         cli: Command = ["cargo", "build", "--release", "--locked", "--package", "polmrs-cli"]
-        run = measured([*cli, "--manifest-path", ROOT / "Cargo.toml"], env=env)
+        run = measured(cli, env=env)
         line = Measurement(name="build.cli", size="release, clean", median=run.wall, unit="s", cpu=run.cpu)
         record(out, line)
         wheels = target / "wheels"
         maturin: Command = [ROOT / ".venv" / "bin" / "maturin", "build", "--locked", "--out", wheels]
-        measured([*maturin, "--manifest-path", ROOT / "rust" / "py" / "Cargo.toml"], env=env)
+        measured(maturin, env=env)
         (wheel,) = wheels.glob("*.whl")
         size = wheel.stat().st_size / 1e6
         record(out, Measurement(name="build.wheel", size=wheel.name.split("-", 2)[2], median=size, unit="MB"))

@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import median
 from typing import Self
 
+from record import ROOT
+
 SAMPLE_S = 0.005
 
 Command = Sequence[str | Path]
@@ -39,7 +41,7 @@ class Run:
 
 
 def measured(command: Command, *, sample_s: float = 0.0, env: dict[str, str] | None = None) -> Run:
-    """Run a command that must succeed; sample its memory every `sample_s` seconds, if that is not 0."""
+    """Run a command that must succeed, in the root of the project; sample its memory every `sample_s` seconds, if that is not 0."""
     words = [str(word) for word in command]
     start = time.perf_counter()
     with subprocess.Popen(
@@ -48,6 +50,7 @@ def measured(command: Command, *, sample_s: float = 0.0, env: dict[str, str] | N
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        cwd=ROOT,
         env={**os.environ, **(env or {})},
     ) as process:
         ended = threading.Event()

@@ -48,8 +48,22 @@ METHODS = {
         pm.DARETIES(weight=1, density=0.3, rescale=False),
     ],
     "passthrough": [pm.Passthrough(), pm.Passthrough(scale=0.3)],
+    "breadcrumbs": [pm.Breadcrumbs(weight=W, density=0.5, gamma=0.1)],
+    "breadcrumbs_ties": [pm.BreadcrumbsTIES(weight=[1, 2, 0.7], density=0.5, gamma=0.05)],
+    "sce": [pm.SCE(), pm.SCE(select_topk=0.3)],
+    "model_stock": [pm.ModelStock(), pm.ModelStock(filter_wise=True)],
+    "nuslerp": [pm.NuSLERP(weight=[1, 2]), pm.NuSLERP(weight=[1, 2], nuslerp_flatten=False)],
+    "multislerp": [pm.MultiSLERP(weight=[1, 2, 0.5])],
+    "karcher": [pm.Karcher()],
+    "nearswap": [pm.NearSwap(t=1e-3)],
+    "ram": [pm.RAM()],
+    "ramplus_tl": [pm.RAMPlusTL(r=0.3)],
 }
-COUNT = {"slerp": 1, "passthrough": 1}
+COUNT = {"slerp": 1, "passthrough": 1, "nuslerp": 2, "nearswap": 1}
+# Where mergekit's choice among equals decides more than a few elements, only inputs that have few equals are compared.
+KINDS_OF = {name: ["continuous", "sparse"] for name in ("breadcrumbs", "breadcrumbs_ties", "sce")}
+# On so few elements directions cancel, which both refuse.
+SHAPES_OF = {"multislerp": SHAPES[2:]}
 
 
 def family(kind, shape, count):
@@ -141,8 +155,8 @@ CASES = [
     Case(f"{name} {at} {kind} {'x'.join(map(str, shape))}", method, kind, shape, COUNT.get(name, 3))
     for name, methods in METHODS.items()
     for at, method in enumerate(methods)
-    for kind in KINDS
-    for shape in SHAPES
+    for kind in KINDS_OF.get(name, KINDS)
+    for shape in SHAPES_OF.get(name, SHAPES)
 ]
 
 EQUALS = Case("equals", pm.TIES(density=0.3), "tied", (70_001,), 1)

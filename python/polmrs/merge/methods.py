@@ -107,7 +107,7 @@ class Karcher(Method):
     base: ClassVar[BaseRole] = "none"
     per_model: ClassVar[tuple[str, ...]] = ()
 
-    max_iter: float = 10.0
+    max_iter: int = 10
     """The most iterations."""
     tol: float = 1e-5
     """The length at which a step counts as none."""

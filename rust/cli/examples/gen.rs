@@ -9,7 +9,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, reason = "a developer's tool")]
 
 use polmrs_merge::methods::METHODS;
-use polmrs_merge::spec::{Base, Default, Param, Scope, Spec, Value};
+use polmrs_merge::spec::{Base, Default, Param, Range, Scope, Spec, Value};
 use serde_json::{Value as Json, json};
 use std::fmt::Write;
 use std::fs;
@@ -115,6 +115,7 @@ fn classes() -> String {
             let kind = match (param.default, param.scope) {
                 (Default::Is(Value::Flag(_)), _) => "bool",
                 (_, Scope::PerModel) => "float | Sequence[float]",
+                _ if param.range == Range::Count => "int",
                 _ => "float",
             };
             let default = default_text(param).map_or_else(String::new, |default| format!(" = {default}"));
@@ -156,6 +157,7 @@ fn field(param: &Param) -> &str {
 
 fn default_text(param: &Param) -> Option<String> {
     match param.default {
+        Default::Is(Value::Number(number)) if param.range == Range::Count => Some(number.to_string()),
         Default::Is(value) => Some(python(value)),
         Default::Required(default) => default.map(|number| python(Value::Number(number))),
         Default::Ignored(_) => None,

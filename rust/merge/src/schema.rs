@@ -60,6 +60,7 @@ fn setting(param: &Param) -> Json {
         (Default::Ignored(_), _) => return json!({"description": format!("no effect: {}", param.doc)}),
         (Default::Is(Value::Flag(_)), _) => json!({"type": "boolean"}),
         (_, Range::Unit) => json!({"type": "number", "minimum": 0, "maximum": 1}),
+        (_, Range::Count) => json!({"type": "integer", "minimum": 0}),
         (_, Range::Finite) => json!({"type": "number"}),
     };
     let gradient = json!({"type": "array", "items": value, "minItems": 1});

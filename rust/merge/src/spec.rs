@@ -114,6 +114,8 @@ pub enum Range {
     Finite,
     /// 0 to 1, both included.
     Unit,
+    /// A whole number, 0 or more.
+    Count,
 }
 
 impl Range {
@@ -122,6 +124,7 @@ impl Range {
         match self {
             Range::Finite => "a finite number",
             Range::Unit => "in [0, 1]",
+            Range::Count => "a whole number, 0 or more",
         }
     }
 
@@ -130,6 +133,7 @@ impl Range {
         match self {
             Range::Finite => x.is_finite(),
             Range::Unit => (0.0..=1.0).contains(&x),
+            Range::Count => x >= 0.0 && x.fract() == 0.0 && x <= 1e9,
         }
     }
 }

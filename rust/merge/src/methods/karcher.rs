@@ -25,7 +25,7 @@ pub(super) static KARCHER: Span = Span {
         base: Base::Ignored,
         models: (1, usize::MAX),
         params: &[
-            Param::number("max_iter", 10.0, Range::Finite, "The most iterations."),
+            Param::number("max_iter", 10.0, Range::Count, "The most iterations."),
             Param::number("tol", 1e-5, Range::Finite, "The length at which a step counts as none."),
         ],
         paper_values: &[],
