@@ -38,18 +38,21 @@ impl Key {
     }
 }
 
-/// Ten rounds on `WIDE` counters side by side; `words[j][i]` is word `j` of counter `i`.
+/// Ten rounds on `WIDE` counters side by side; `words[j][i]` is word `j` of counter `i`, in its lower half.
+///
+/// A word fills 64 bits, of which the upper half is noise: then a round is two widening multiplications, two shifts and
+/// two exclusive ors of whole vectors, with no packing in between (more than twice as fast as words of 32 bits).
 #[inline(always)]
-fn rounds(mut words: [[u32; WIDE]; 4], Key(mut key): Key) -> [[u32; WIDE]; 4] {
+fn rounds(mut words: [[u64; WIDE]; 4], Key(mut key): Key) -> [[u64; WIDE]; 4] {
     for _ in 0..10 {
-        let mut next = [[0u32; WIDE]; 4];
+        let mut next = [[0u64; WIDE]; 4];
         for i in 0..WIDE {
-            let a = u64::from(ROUND[0]) * u64::from(words[0][i]);
-            let b = u64::from(ROUND[1]) * u64::from(words[2][i]);
-            next[0][i] = (b >> 32) as u32 ^ words[1][i] ^ key[0];
-            next[1][i] = b as u32;
-            next[2][i] = (a >> 32) as u32 ^ words[3][i] ^ key[1];
-            next[3][i] = a as u32;
+            let a = u64::from(ROUND[0]) * (words[0][i] & 0xffff_ffff);
+            let b = u64::from(ROUND[1]) * (words[2][i] & 0xffff_ffff);
+            next[0][i] = (b >> 32) ^ words[1][i] ^ u64::from(key[0]);
+            next[1][i] = b;
+            next[2][i] = (a >> 32) ^ words[3][i] ^ u64::from(key[1]);
+            next[3][i] = a;
         }
         words = next;
         key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
@@ -75,14 +78,31 @@ pub fn fill(key: Key, first: u64, out: &mut [u32]) {
 
 simd! {
     fn fill_groups(key: Key, first: u64, out: &mut [u32]) {
-        for (at, group) in out.chunks_mut(GROUP).enumerate() {
-            let counter = first / 4 + (at * WIDE) as u64;
-            let counters: [u64; WIDE] = std::array::from_fn(|i| counter + i as u64);
-            let (low, high) = (counters.map(|c| c as u32), counters.map(|c| (c >> 32) as u32));
-            let words = rounds([low, high, [0; WIDE], [0; WIDE]], key);
-            for (words, out) in words.iter().zip(group.chunks_mut(WIDE)) {
-                out.copy_from_slice(&words[..out.len()]);
+        let mut counters = [0u64; WIDE];
+        for (i, counter) in counters.iter_mut().enumerate() {
+            *counter = first / 4 + i as u64;
+        }
+        let (groups, rest) = out.as_chunks_mut::<GROUP>();
+        for group in groups {
+            fill_group(key, &counters, group);
+            for counter in &mut counters {
+                *counter += WIDE as u64;
             }
+        }
+        if !rest.is_empty() {
+            let mut group = [0; GROUP];
+            fill_group(key, &counters, &mut group);
+            rest.copy_from_slice(&group[..rest.len()]);
+        }
+    }
+}
+
+#[inline(always)]
+fn fill_group(key: Key, counters: &[u64; WIDE], out: &mut [u32; GROUP]) {
+    let words = rounds([*counters, counters.map(|counter| counter >> 32), [0; WIDE], [0; WIDE]], key);
+    for j in 0..4 {
+        for i in 0..WIDE {
+            out[j * WIDE + i] = words[j][i] as u32;
         }
     }
 }
@@ -99,10 +119,10 @@ mod tests {
     fn one(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
         let mut words = [[0; WIDE]; 4];
         for j in 0..4 {
-            words[j][0] = counter[j];
+            words[j][0] = counter[j].into();
         }
         let words = rounds(words, Key(key));
-        [words[0][0], words[1][0], words[2][0], words[3][0]]
+        [words[0][0] as u32, words[1][0] as u32, words[2][0] as u32, words[3][0] as u32]
     }
 
     #[test]

@@ -45,10 +45,14 @@ impl Histogram {
 
     /// Counts the lower bits of the elements whose upper bits are `bucket`.
     pub(crate) fn count_lower(&mut self, x: &[f32], bucket: u32) {
-        for x in x {
-            let bits = x.to_bits() & !SIGN;
-            if bits >> LOW_BITS == bucket {
-                self.0[(bits & ((1 << LOW_BITS) - 1)) as usize] += 1;
+        for x in x.chunks(32) {
+            if any_in(x, bucket) {
+                for x in x {
+                    let bits = x.to_bits() & !SIGN;
+                    if bits >> LOW_BITS == bucket {
+                        self.0[(bits & ((1 << LOW_BITS) - 1)) as usize] += 1;
+                    }
+                }
             }
         }
     }
@@ -157,6 +161,12 @@ impl Cut {
                 }
             }
         }
+    }
+}
+
+simd! {
+    fn any_in(x: &[f32], bucket: u32) -> bool {
+        x.iter().map(|x| u32::from((x.to_bits() & !SIGN) >> LOW_BITS == bucket)).sum::<u32>() > 0
     }
 }
 

@@ -414,11 +414,11 @@ simd! {
         }
         let n = out.len();
         let (mut sum, mut weight_sum) = ([0.0f32; STRETCH], [0.0f32; STRETCH]);
-        for (delta, weight) in deltas.iter().zip(weights) {
+        for (delta, &weight) in deltas.iter().zip(weights) {
             for (((sum, weight_sum), delta), elected) in sum[..n].iter_mut().zip(&mut weight_sum[..n]).zip(*delta).zip(&*out) {
                 let agrees = if *elected >= 0.0 { *delta > 0.0 } else { *delta < 0.0 };
                 *sum += if agrees { *delta } else { 0.0 };
-                *weight_sum += if agrees { *weight } else { 0.0 };
+                *weight_sum += if agrees { weight } else { 0.0 };
             }
         }
         for (((out, base), sum), weight_sum) in out.iter_mut().zip(base).zip(&sum[..n]).zip(&weight_sum[..n]) {
