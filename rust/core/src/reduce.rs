@@ -8,9 +8,9 @@ use crate::simd;
 
 const LANES: usize = 16;
 
-/// Sums `term(i)` for `i < n` in sixteen lanes.
+/// Sums `term(i)` for `i < n` in sixteen lanes: the sum of one block, for a kernel that computes its own terms.
 #[inline(always)]
-fn in_lanes(n: usize, term: impl Fn(usize) -> f64) -> f64 {
+pub fn in_lanes(n: usize, term: impl Fn(usize) -> f64) -> f64 {
     let mut lanes = [0.0f64; LANES];
     let whole = n - n % LANES;
     for start in (0..whole).step_by(LANES) {

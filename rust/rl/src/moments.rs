@@ -8,6 +8,7 @@ use crate::float::Float;
 use crate::parallel;
 use crate::ragged::{first_bad, same_length};
 use crate::simd::{Kernel, at_best};
+use polmrs_core::reduce::in_lanes;
 use polmrs_core::{BLOCK, Error, Result};
 
 /// The first two moments of a set of numbers.
@@ -98,27 +99,4 @@ impl<T: Float> Kernel for Block<'_, T> {
 #[inline(always)]
 fn square(x: f64) -> f64 {
     x * x
-}
-
-const LANES: usize = 16;
-
-/// Sums `term(i)` for `i < n` in sixteen lanes, as `polmrs_core::reduce` does.
-#[inline(always)]
-fn in_lanes(n: usize, term: impl Fn(usize) -> f64) -> f64 {
-    let mut lanes = [0.0f64; LANES];
-    let whole = n - n % LANES;
-    for start in (0..whole).step_by(LANES) {
-        for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += term(start + lane);
-        }
-    }
-    for i in whole..n {
-        lanes[i - whole] += term(i);
-    }
-    for width in [8, 4, 2, 1] {
-        for lane in 0..width {
-            lanes[lane] += lanes[lane + width];
-        }
-    }
-    lanes[0]
 }
