@@ -11,22 +11,37 @@ const LANES: usize = 16;
 /// Sums `term(i)` for `i < n` in sixteen lanes: the sum of one block, for a kernel that computes its own terms.
 #[inline(always)]
 pub fn in_lanes(n: usize, term: impl Fn(usize) -> f64) -> f64 {
-    let mut lanes = [0.0f64; LANES];
+    side_by_side(n, |i| [term(i)])[0]
+}
+
+/// Several such sums in one walk over the block.
+#[inline(always)]
+fn side_by_side<const N: usize>(n: usize, terms: impl Fn(usize) -> [f64; N]) -> [f64; N] {
+    let mut lanes = [[0.0f64; LANES]; N];
     let whole = n - n % LANES;
     for start in (0..whole).step_by(LANES) {
-        for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += term(start + lane);
+        for lane in 0..LANES {
+            let terms = terms(start + lane);
+            for (lanes, term) in lanes.iter_mut().zip(terms) {
+                lanes[lane] += term;
+            }
         }
     }
     for i in whole..n {
-        lanes[i - whole] += term(i);
+        for (lanes, term) in lanes.iter_mut().zip(terms(i)) {
+            lanes[i - whole] += term;
+        }
     }
-    let mut width = LANES / 2;
-    while width > 0 {
+    lanes.map(fold)
+}
+
+/// The sum of sixteen lanes, folded in halves.
+#[inline(always)]
+fn fold(mut lanes: [f64; LANES]) -> f64 {
+    for width in [8, 4, 2, 1] {
         for lane in 0..width {
             lanes[lane] += lanes[lane + width];
         }
-        width /= 2;
     }
     lanes[0]
 }
@@ -51,6 +66,18 @@ simd! {
         let n = x.len().min(y.len());
         let (x, y) = (&x[..n], &y[..n]);
         in_lanes(n, |i| f64::from(x[i]) * f64::from(y[i]))
+    }
+}
+
+simd! {
+    /// The dot products `<x, x>`, `<x, y>` and `<y, y>` of two blocks of equal length, with the bits of [`dot`].
+    pub fn dots_of_pair(x: &[f32], y: &[f32]) -> [f64; 3] {
+        let n = x.len().min(y.len());
+        let (x, y) = (&x[..n], &y[..n]);
+        side_by_side(n, |i| {
+            let (x, y) = (f64::from(x[i]), f64::from(y[i]));
+            [x * x, x * y, y * y]
+        })
     }
 }
 
@@ -119,6 +146,8 @@ mod tests {
         ) {
             let plain: f64 = x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
             prop_assert!((dot(&x, &x) - plain).abs() <= 1e-12 * plain.max(1.0));
+            let y: Vec<f32> = x.iter().rev().copied().collect();
+            prop_assert_eq!(dots_of_pair(&x, &y), [dot(&x, &x), dot(&x, &y), dot(&y, &y)]);
             prop_assert!((sum(&x) - x.iter().map(|x| f64::from(*x)).sum::<f64>()).abs() <= 1e-10);
             prop_assert!((sum_abs(&x) - x.iter().map(|x| f64::from(x.abs())).sum::<f64>()).abs() <= 1e-10);
         }

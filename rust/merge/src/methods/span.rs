@@ -13,7 +13,7 @@
 use super::delta::subtract;
 use crate::params::Params;
 use crate::spec::{Method, Spec, Tensor};
-use polmrs_core::reduce::{Ordered, dot};
+use polmrs_core::reduce::{Ordered, dot, dots_of_pair};
 use polmrs_core::{Result, simd};
 use polmrs_engine::{Block, Grain, Later, Scope, Scratch, Stage};
 use std::ops::Deref;
@@ -116,8 +116,12 @@ impl Method for Span {
             move || vec![Ordered::<1>::default(); pairs(n).count()],
             move |sums, block| {
                 let vectors = vectors(block, from_base);
-                for ((i, j), sums) in pairs(n).zip(sums.iter_mut()) {
-                    sums.push(block.ordinal, [dot(&vectors[i], &vectors[j])]);
+                let products = match vectors.as_slice() {
+                    [x, y] => dots_of_pair(x, y).to_vec(),
+                    all => pairs(n).map(|(i, j)| dot(&all[i], &all[j])).collect(),
+                };
+                for (sums, product) in sums.iter_mut().zip(products) {
+                    sums.push(block.ordinal, [product]);
                 }
                 Ok(())
             },
