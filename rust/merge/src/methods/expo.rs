@@ -1,4 +1,4 @@
-//! ExPO: beyond the aligned model, along the way that alignment took (arXiv:2404.16792, eq. 2).
+//! ExPO: beyond the aligned model, along the way that alignment took (arXiv:2404.16792).
 //!
 //! ```text
 //! out = x + alpha (x - base)                      base after supervised fine-tuning, x aligned from it

@@ -1,4 +1,4 @@
-//! MetaGPT: task arithmetic whose factors follow from the lengths of the task vectors (arXiv:2406.11385, eq. 15).
+//! MetaGPT: task arithmetic whose factors follow from the lengths of the task vectors (arXiv:2406.11385).
 //!
 //! ```text
 //! lambda_i = |tau_i|^2 / sum_k |tau_k|^2          over the whole model
