@@ -181,4 +181,4 @@ def test_a_norm_below_1e_7_is_not_rescaled(rescale):
 
 @BOTH
 def test_the_paper_keeps_a_tenth(method):
-    assert method.paper() == method(density=0.1, weight=1.0, normalize=False, rescale=True, lambda_=1.0)
+    assert method.paper() == method(density=0.1, weight=1.0, normalize=False, rescale="expected", lambda_=1.0)

@@ -52,7 +52,12 @@ METHODS = {
     "breadcrumbs_ties": [pm.BreadcrumbsTIES(weight=[1, 2, 0.7], density=0.5, gamma=0.05)],
     "sce": [pm.SCE(), pm.SCE(select_topk=0.3)],
     "model_stock": [pm.ModelStock(), pm.ModelStock(filter_wise=True)],
-    "nuslerp": [pm.NuSLERP(weight=[1, 2]), pm.NuSLERP(weight=[1, 2], nuslerp_flatten=False)],
+    "nuslerp": [
+        pm.NuSLERP(weight=[1, 2]),
+        pm.NuSLERP(weight=[1, 2], nuslerp_flatten=False),
+        pm.NuSLERP(weight=[1, 2], nuslerp_flatten=False, nuslerp_row_wise=True),
+        pm.NuSLERP(weight=[1, 2], nuslerp_row_wise=True),
+    ],
     "multislerp": [pm.MultiSLERP(weight=[1, 2, 0.5])],
     "karcher": [pm.Karcher()],
     "nearswap": [pm.NearSwap(t=1e-3)],
@@ -79,6 +84,16 @@ def family(kind, shape, count):
         base *= torch.tensor(random.random(shape) < 0.5)
         deltas *= torch.tensor(random.random((count, *shape)) < 0.1)
     return base, [base + delta for delta in deltas]
+
+
+def mergekits(parameters):
+    """Shared parameters as mergekit has them: its flag for our choice, and none of the switches that it lacks."""
+    flags = {"rescale": {"l1": True, "none": False}}
+    return {
+        name: flags[name].get(value, value) if name in flags else value
+        for name, value in parameters.items()
+        if name not in ("trim_scope", "zero_sign")
+    }
 
 
 class Case:
@@ -112,7 +127,7 @@ class Case:
             "method": self.method.name,
             "models": list(models),
             "base": "base" if based else None,
-            "parameters": parameters | self.method.shared_parameters(),
+            "parameters": parameters | mergekits(self.method.shared_parameters()),
             "dtype": "float32",
             "out_dtype": "bfloat16",
         }

@@ -7,7 +7,7 @@ counted where the method has one).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from polmrs.merge.method import BaseRole, Method
 
@@ -67,7 +67,9 @@ class NuSLERP(Method):
     weight: float | Sequence[float] = 1.0
     """Weight of the model."""
     nuslerp_flatten: bool = True
-    """Take the tensor as one vector instead of one a row."""
+    """Take the tensor as one vector instead of one a row or column."""
+    nuslerp_row_wise: bool = False
+    """Where nuslerp_flatten is off: one vector along the first dimension (a column) instead of the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,17 +171,21 @@ class TIES(Method):
     """Weight of the model's task vector."""
     density: float | Sequence[float] = 1.0
     """Share of the task vector's elements that is kept."""
+    trim_scope: Literal["tensor", "model"] = "tensor"
+    """Whether the density is that of each tensor, or of the whole model."""
     normalize: bool = True
     """Divide by the sum of the weights that take part."""
-    rescale: bool = False
-    """Scale what is kept to the L1 norm from before."""
+    rescale: Literal["l1", "none"] | bool = "none"
+    """What is kept is scaled to the L1 norm from before (true: l1, false: none)."""
     lambda_: float = 1.0
     """Factor on the merged task vector."""
+    zero_sign: Literal["positive", "majority"] = "positive"
+    """The sign elected where the sum is 0: positive, or that of most sums of the whole model."""
 
     @classmethod
     def paper(cls) -> Self:
         """The values of arXiv:2306.01708."""
-        return cls(density=0.2)
+        return cls(density=0.2, trim_scope="model", zero_sign="majority")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,15 +207,17 @@ class DARETIES(Method):
     """Share of the task vector's elements that is kept."""
     normalize: bool = False
     """Divide by the sum of the weights that take part."""
-    rescale: bool = True
-    """Scale what is kept to the L1 norm from before."""
+    rescale: Literal["l1", "expected", "none"] | bool = "l1"
+    """What is kept is scaled to the L1 norm from before, or divided by its probability of being kept (true: l1, false: none)."""
     lambda_: float = 1.0
     """Factor on the merged task vector."""
+    zero_sign: Literal["positive", "majority"] = "positive"
+    """The sign elected where the sum is 0: positive, or that of most sums of the whole model."""
 
     @classmethod
     def paper(cls) -> Self:
         """The values of arXiv:2311.03099."""
-        return cls(density=0.1)
+        return cls(density=0.1, rescale="expected")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,15 +240,15 @@ class DARE(Method):
     """Share of the task vector's elements that is kept."""
     normalize: bool = False
     """Divide by the sum of the weights that take part."""
-    rescale: bool = True
-    """Scale what is kept to the L1 norm from before."""
+    rescale: Literal["l1", "expected", "none"] | bool = "l1"
+    """What is kept is scaled to the L1 norm from before, or divided by its probability of being kept (true: l1, false: none)."""
     lambda_: float = 1.0
     """Factor on the merged task vector."""
 
     @classmethod
     def paper(cls) -> Self:
         """The values of arXiv:2311.03099."""
-        return cls(density=0.1)
+        return cls(density=0.1, rescale="expected")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,8 +273,8 @@ class Breadcrumbs(Method):
     """Share of the very largest elements that is dropped too."""
     normalize: bool = False
     """Divide by the sum of the weights that take part."""
-    rescale: bool = False
-    """Scale what is kept to the L1 norm from before."""
+    rescale: Literal["l1", "none"] | bool = "none"
+    """What is kept is scaled to the L1 norm from before (true: l1, false: none)."""
     lambda_: float = 1.0
     """Factor on the merged task vector."""
 
@@ -292,10 +300,12 @@ class BreadcrumbsTIES(Method):
     """Share of the very largest elements that is dropped too."""
     normalize: bool = False
     """Divide by the sum of the weights that take part."""
-    rescale: bool = False
-    """Scale what is kept to the L1 norm from before."""
+    rescale: Literal["l1", "none"] | bool = "none"
+    """What is kept is scaled to the L1 norm from before (true: l1, false: none)."""
     lambda_: float = 1.0
     """Factor on the merged task vector."""
+    zero_sign: Literal["positive", "majority"] = "positive"
+    """The sign elected where the sum is 0: positive, or that of most sums of the whole model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,10 +329,17 @@ class DELLA(Method):
     """How far the probability of keeping departs from the density, at the smallest and at the largest element."""
     normalize: bool = True
     """Divide by the sum of the weights that take part."""
-    rescale: bool = True
-    """Scale what is kept to the L1 norm from before."""
+    rescale: Literal["l1", "expected", "none"] | bool = "l1"
+    """What is kept is scaled to the L1 norm from before, or divided by its probability of being kept (true: l1, false: none)."""
     lambda_: float = 1.0
     """Factor on the merged task vector."""
+    zero_sign: Literal["positive", "majority"] = "positive"
+    """The sign elected where the sum is 0: positive, or that of most sums of the whole model."""
+
+    @classmethod
+    def paper(cls) -> Self:
+        """The values of arXiv:2406.11617."""
+        return cls(rescale="expected")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,10 +363,15 @@ class DELLALinear(Method):
     """How far the probability of keeping departs from the density, at the smallest and at the largest element."""
     normalize: bool = False
     """Divide by the sum of the weights that take part."""
-    rescale: bool = True
-    """Scale what is kept to the L1 norm from before."""
+    rescale: Literal["l1", "expected", "none"] | bool = "l1"
+    """What is kept is scaled to the L1 norm from before, or divided by its probability of being kept (true: l1, false: none)."""
     lambda_: float = 1.0
     """Factor on the merged task vector."""
+
+    @classmethod
+    def paper(cls) -> Self:
+        """The values of arXiv:2406.11617."""
+        return cls(rescale="expected")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, reason = "a developer's tool")]
 
 use polmrs_merge::methods::METHODS;
-use polmrs_merge::spec::{Base, Default, Param, Range, Scope, Spec, Value};
+use polmrs_merge::spec::{Base, Choices, Default, Param, Range, Scope, Spec, Value};
 use serde_json::{Value as Json, json};
 use std::fmt::Write;
 use std::fs;
@@ -83,7 +83,7 @@ fn classes() -> String {
          \"\"\"Merge methods. Each is its own configuration: frozen, keyword-only, with the field's defaults.\n\n\
          A per-model parameter takes one number for all models, or a sequence with one number a model (the base not\n\
          counted where the method has one).\n\"\"\"\n\n\
-         from collections.abc import Sequence\nfrom dataclasses import dataclass\nfrom typing import ClassVar, Self\n\n\
+         from collections.abc import Sequence\nfrom dataclasses import dataclass\nfrom typing import ClassVar, Literal, Self\n\n\
          from polmrs.merge.method import BaseRole, Method\n",
     );
     for spec in METHODS.iter().map(|method| method.spec()) {
@@ -112,11 +112,12 @@ fn classes() -> String {
             text.push('\n');
         }
         for param in effective(spec) {
-            let kind = match (param.default, param.scope) {
-                (Default::Is(Value::Flag(_)), _) => "bool",
-                (_, Scope::PerModel) => "float | Sequence[float]",
-                _ if param.range == Range::Count => "int",
-                _ => "float",
+            let kind = match (param.default, param.scope, param.range) {
+                (Default::Is(Value::Flag(_)), _, _) => "bool".to_owned(),
+                (_, Scope::PerModel, _) => "float | Sequence[float]".to_owned(),
+                (_, _, Range::OneOf(choices)) => literal(choices),
+                (_, _, Range::Count) => "int".to_owned(),
+                _ => "float".to_owned(),
             };
             let default = default_text(param).map_or_else(String::new, |default| format!(" = {default}"));
             let _ = writeln!(text, "    {}: {kind}{default}", field(param));
@@ -134,6 +135,13 @@ fn classes() -> String {
         }
     }
     text
+}
+
+/// The type of a choice.
+fn literal(choices: &Choices) -> String {
+    let names: Vec<String> = choices.names.iter().map(|name| format!("\"{name}\"")).collect();
+    let flags = if choices.flags.is_some() { " | bool" } else { "" };
+    format!("Literal[{}]{flags}", names.join(", "))
 }
 
 /// What a docstring says beside the formula.
@@ -169,6 +177,7 @@ fn python(value: Value) -> String {
         Value::Flag(true) => "True".into(),
         Value::Flag(false) => "False".into(),
         Value::Number(number) => format!("{number:?}"),
+        Value::Choice(name) => format!("\"{name}\""),
     }
 }
 
@@ -233,10 +242,11 @@ fn pages() -> String {
         for param in spec.params {
             let scope = if param.scope == Scope::Shared { "all" } else { "each model" };
             let (default, values) = match param.default {
-                Default::Is(Value::Flag(flag)) => (flag.to_string(), "true, false"),
+                Default::Is(Value::Flag(flag)) => (flag.to_string(), "true, false".into()),
+                Default::Is(Value::Choice(name)) => (name.into(), param.range.text()),
                 Default::Is(Value::Number(number)) => (number.to_string(), param.range.text()),
                 Default::Required(_) => ("required".into(), param.range.text()),
-                Default::Ignored(_) => ("-".into(), "accepted, no effect"),
+                Default::Ignored(_) => ("-".into(), "accepted, no effect".into()),
             };
             let _ = writeln!(text, "| `{}` | {scope} | {default} | {values} | {} |", param.name, param.doc);
         }

@@ -62,6 +62,14 @@ impl Params {
         find(&self.shared, name) == Some(Value::Flag(true))
     }
 
+    /// A shared choice.
+    pub fn choice(&self, name: &str) -> &'static str {
+        match find(&self.shared, name) {
+            Some(Value::Choice(choice)) => choice,
+            _ => "",
+        }
+    }
+
     /// A per-model number, for every model.
     pub fn each(&self, name: &str) -> Vec<f64> {
         self.per_model.iter().map(|values| number(find(values, name))).collect()
@@ -84,6 +92,6 @@ fn number(value: Option<Value>) -> f64 {
     match value {
         Some(Value::Number(number)) => number,
         Some(Value::Flag(flag)) => f64::from(u8::from(flag)),
-        None => f64::NAN,
+        Some(Value::Choice(_)) | None => f64::NAN,
     }
 }

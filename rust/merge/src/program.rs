@@ -7,11 +7,11 @@
 use crate::config::Config;
 use crate::params::Params;
 use crate::setting::{Place, layer};
-use crate::spec::{Tensor, Value};
+use crate::spec::{Tensor, Value, WholeModel};
 use polmrs_core::error::did_you_mean;
 use polmrs_core::{Dtype, Error, Result};
 use polmrs_engine::source::{Meta, Source};
-use polmrs_engine::{Input, Job, Later, Plan, Stage, Target};
+use polmrs_engine::{Input, Job, Plan, Stage, Target};
 use std::collections::HashMap;
 
 /// A model that is open.
@@ -31,7 +31,7 @@ pub fn plan(config: &Config, models: &[Opened<'_>], seed: u64) -> Result<Plan> {
     let depths = Depths::of(models[donor].source);
     let mut plan = Plan { notes: config.notes.clone(), ..Plan::default() };
     let mut found: Vec<usize> = vec![0; models.len()];
-    let found_once = Later::default();
+    let whole_model = WholeModel::default();
     for (index, meta) in models[donor].source.tensors().iter().enumerate() {
         let mut inputs = Vec::new();
         for model in &order {
@@ -41,7 +41,7 @@ pub fn plan(config: &Config, models: &[Opened<'_>], seed: u64) -> Result<Plan> {
         }
         let place = Place { name: &meta.name, depth: depths.at(&meta.name) };
         let params = resolve(config, &merged, place)?;
-        let output = add_job(&mut plan, config, models, meta, inputs, &params, Whole { seed, found: &found_once })?;
+        let output = add_job(&mut plan, config, models, meta, inputs, &params, Whole { seed, model: &whole_model })?;
         plan.outputs.push(output);
     }
     for model in &merged {
@@ -54,7 +54,7 @@ pub fn plan(config: &Config, models: &[Opened<'_>], seed: u64) -> Result<Plan> {
 #[derive(Clone, Copy)]
 struct Whole<'a> {
     seed: u64,
-    found: &'a Later<Vec<f64>>,
+    model: &'a WholeModel,
 }
 
 /// Adds the job of one tensor and gives the tensor it writes.
@@ -85,8 +85,9 @@ fn add_job(
             name: &meta.name,
             elements: meta.elements(),
             columns: meta.shape.last().copied().unwrap_or(1),
+            leading: meta.shape.first().copied().unwrap_or(1),
             has_base: config.roles().0.is_some(),
-            whole_model: whole.found,
+            whole_model: whole.model,
             seed: whole.seed,
         };
         let stages = if untouched { vec![Stage::Copy] } else { config.method.stages(&tensor, params)? };

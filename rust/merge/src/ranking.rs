@@ -2,9 +2,10 @@
 //!
 //! What is ranked is a *stream*: values computed from a block, such as the task vector of one model, or the variance over
 //! models. A query asks for the k largest of one stream. Three passes answer all queries together (see [`crate::select`]);
-//! a tensor of one block needs none, since the block itself is sorted out where it is used.
+//! a tensor of one block needs none, since the block itself is sorted out where it is used. The same passes rank over the
+//! whole model, where the tensors' elements count as one run in the order of the tensors.
 
-use crate::select::{Cut, Cutoff, Histogram, count_equal};
+use crate::select::{Cut, Cutoff, Histogram, count_equal, kept};
 use polmrs_core::{BLOCK, Result};
 use polmrs_engine::{Accumulate, Block, Grain, Later, Scope, Stage};
 use std::sync::Arc;
@@ -23,15 +24,18 @@ pub(crate) struct Query {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Count {
     Exactly(u64),
+    /// This share of all elements, rounded down, but at least one.
+    OfAll(f64),
     /// This share of the elements that are not zero, rounded down.
     OfNonzero(f64),
 }
 
 impl Count {
-    fn of(self, nonzero: u64) -> u64 {
+    fn of(self, elements: u64, zeros: u64) -> u64 {
         match self {
             Count::Exactly(count) => count,
-            Count::OfNonzero(share) => (share * nonzero as f64) as u64,
+            Count::OfAll(share) => kept(share, elements),
+            Count::OfNonzero(share) => (share * (elements - zeros) as f64) as u64,
         }
     }
 }
@@ -40,9 +44,17 @@ impl Count {
 #[derive(Clone)]
 pub(crate) enum Chosen {
     /// From earlier stages.
-    Found { cutoffs: Later<Vec<Cutoff>>, equals: Later<Vec<Vec<(u64, u64)>>>, at: usize },
+    Found { answers: Answers, at: usize },
     /// The tensor is one block.
     InBlock(Count),
+}
+
+/// What the passes leave for one another, and for the stage that asks.
+#[derive(Clone, Default)]
+pub(crate) struct Answers {
+    buckets: Later<Vec<Bucket>>,
+    cutoffs: Later<Vec<Cutoff>>,
+    equals: Later<Equals>,
 }
 
 impl Chosen {
@@ -50,13 +62,13 @@ impl Chosen {
     pub(crate) fn cut(&self, block: &Block<'_>, values: &[f32]) -> Result<Cut> {
         match self {
             Chosen::InBlock(count) => {
-                let nonzero = values.len() as u64 - count_equal(values, 0);
-                let cutoff = Cutoff::of(values, count.of(nonzero));
+                let cutoff = Cutoff::of(values, count.of(values.len() as u64, count_equal(values, 0)));
                 Ok(Cut { cutoff, seen: 0, here: cutoff.equal })
             }
-            Chosen::Found { cutoffs, equals, at } => {
-                let cutoff = cutoffs.get()?[*at];
-                let (seen, here) = if cutoff.is_plain() { (0, 0) } else { equals.get()?[*at][block.index as usize] };
+            Chosen::Found { answers, at } => {
+                let cutoff = answers.cutoffs.get()?[*at];
+                let (seen, here) =
+                    if cutoff.is_plain() { (0, 0) } else { answers.equals.get()?.at(block.ordinal, *at) };
                 Ok(Cut { cutoff, seen, here })
             }
         }
@@ -74,19 +86,40 @@ pub(crate) fn choose(
     if elements <= BLOCK as u64 || queries.is_empty() {
         return queries.iter().map(|query| Chosen::InBlock(query.count)).collect();
     }
-    let buckets = Later::default();
-    let (cutoffs, equals) = (Later::default(), Later::default());
-    let chosen =
-        (0..queries.len()).map(|at| Chosen::Found { cutoffs: cutoffs.clone(), equals: equals.clone(), at }).collect();
-    stages.push(count_upper(streams, &queries, elements, grain, buckets.clone()));
-    stages.push(count_lower(streams, &queries, grain, buckets, cutoffs.clone()));
-    stages.push(count_equals(streams, &queries, grain, cutoffs, equals));
-    chosen
+    answer(streams, &queries, grain, [Scope::Tensor; 3], &Answers::default(), stages)
+}
+
+/// The groups of a ranking over the whole model.
+const MODEL: [Scope; 3] = [Scope::Group(1), Scope::Group(2), Scope::Group(3)];
+
+/// Adds the stages that answer the queries over the whole model; every tensor asks the same ones of the same `answers`.
+pub(crate) fn choose_over_model(
+    streams: &Streams,
+    queries: &[Query],
+    answers: &Answers,
+    stages: &mut Vec<Stage>,
+) -> Vec<Chosen> {
+    if queries.is_empty() { Vec::new() } else { answer(streams, queries, Grain::Elements, MODEL, answers, stages) }
+}
+
+fn answer(
+    streams: &Streams,
+    queries: &[Query],
+    grain: Grain,
+    scopes: [Scope; 3],
+    answers: &Answers,
+    stages: &mut Vec<Stage>,
+) -> Vec<Chosen> {
+    let [upper, lower, equals] = scopes;
+    stages.push(count_upper(streams, queries, (grain, upper), answers.buckets.clone()));
+    stages.push(count_lower(streams, queries, (grain, lower), answers.buckets.clone(), answers.cutoffs.clone()));
+    stages.push(count_equals(streams, queries, (grain, equals), answers.cutoffs.clone(), answers.equals.clone()));
+    (0..queries.len()).map(|at| Chosen::Found { answers: answers.clone(), at }).collect()
 }
 
 /// Where a query's k-th largest lies by its upper bits.
 #[derive(Clone, Copy)]
-struct Bucket {
+pub(crate) struct Bucket {
     count: u64,
     upper: u32,
     above: u64,
@@ -106,7 +139,12 @@ impl Accumulate for Upper {
 }
 
 /// Leaves every query's bucket.
-fn count_upper(streams: &Streams, queries: &[Query], elements: u64, grain: Grain, found: Later<Vec<Bucket>>) -> Stage {
+fn count_upper(
+    streams: &Streams,
+    queries: &[Query],
+    (grain, scope): (Grain, Scope),
+    found: Later<Vec<Bucket>>,
+) -> Stage {
     let mut used: Vec<usize> = queries.iter().map(|query| query.stream).collect();
     used.dedup();
     let (streams, queries, known) = (Arc::clone(streams), queries.to_vec(), used.clone());
@@ -114,7 +152,7 @@ fn count_upper(streams: &Streams, queries: &[Query], elements: u64, grain: Grain
     let counts_zeros = queries.iter().any(|query| matches!(query.count, Count::OfNonzero(_)));
     Stage::reduce(
         grain,
-        Scope::Tensor,
+        scope,
         move || (0..count).map(|_| Upper { histogram: Histogram::upper(), zeros: 0 }).collect::<Vec<_>>(),
         move |uppers, block| {
             let mut values = block.scratch(block.input(0).len());
@@ -130,7 +168,7 @@ fn count_upper(streams: &Streams, queries: &[Query], elements: u64, grain: Grain
         move |uppers| {
             let bucket = |query: &Query| {
                 let at = known.iter().position(|stream| *stream == query.stream).unwrap_or(0);
-                let count = query.count.of(elements - uppers[at].zeros);
+                let count = query.count.of(uppers[at].histogram.total(), uppers[at].zeros);
                 let (upper, above) = uppers[at].histogram.kth(count.max(1));
                 Bucket { count, upper, above }
             };
@@ -144,7 +182,7 @@ fn count_upper(streams: &Streams, queries: &[Query], elements: u64, grain: Grain
 fn count_lower(
     streams: &Streams,
     queries: &[Query],
-    grain: Grain,
+    (grain, scope): (Grain, Scope),
     buckets: Later<Vec<Bucket>>,
     found: Later<Vec<Cutoff>>,
 ) -> Stage {
@@ -152,7 +190,7 @@ fn count_lower(
     let count = queries.len();
     Stage::reduce(
         grain,
-        Scope::Tensor,
+        scope,
         move || (0..count).map(|_| Histogram::lower()).collect::<Vec<_>>(),
         move |histograms, block| {
             let mut values = block.scratch(block.input(0).len());
@@ -177,11 +215,36 @@ fn count_lower(
     )
 }
 
-/// Every block's number of elements equal to each query's threshold, by block.
-#[derive(Default)]
-struct Equals(Vec<(u64, Vec<u64>)>);
+/// By block, in the order of ordinals: how many elements equal each query's threshold, before it and in it.
+#[derive(Debug)]
+pub(crate) struct Equals(Vec<(u64, Vec<(u64, u64)>)>);
 
-impl Accumulate for Equals {
+impl Equals {
+    /// Adds up along the blocks.
+    fn running(mut counted: Vec<(u64, Vec<u64>)>, queries: usize) -> Equals {
+        counted.sort_unstable();
+        let mut before = vec![0; queries];
+        let step = |(ordinal, counts): (u64, Vec<u64>)| {
+            let pairs = counts.iter().zip(&mut before).map(|(here, before)| {
+                *before += here;
+                (*before - here, *here)
+            });
+            (ordinal, pairs.collect())
+        };
+        Equals(counted.into_iter().map(step).collect())
+    }
+
+    /// A block's counts for one query; a block that was never counted has none.
+    fn at(&self, ordinal: u64, query: usize) -> (u64, u64) {
+        self.0.binary_search_by_key(&ordinal, |(ordinal, _)| *ordinal).map_or((0, 0), |at| self.0[at].1[query])
+    }
+}
+
+/// Counts of equals by block, in any order.
+#[derive(Default)]
+struct Counted(Vec<(u64, Vec<u64>)>);
+
+impl Accumulate for Counted {
     fn merge(&mut self, mut other: Self) {
         self.0.append(&mut other.0);
     }
@@ -191,17 +254,17 @@ impl Accumulate for Equals {
 fn count_equals(
     streams: &Streams,
     queries: &[Query],
-    grain: Grain,
+    (grain, scope): (Grain, Scope),
     cutoffs: Later<Vec<Cutoff>>,
-    found: Later<Vec<Vec<(u64, u64)>>>,
+    found: Later<Equals>,
 ) -> Stage {
     let (streams, queries, needed) = (Arc::clone(streams), queries.to_vec(), cutoffs.clone());
     let count = queries.len();
     Stage::reduce(
         grain,
-        Scope::Tensor,
-        Equals::default,
-        move |equals, block| {
+        scope,
+        Counted::default,
+        move |counted, block| {
             let cutoffs = cutoffs.get()?;
             let mut counts = vec![0; cutoffs.len()];
             let mut values = block.scratch(block.input(0).len());
@@ -211,21 +274,11 @@ fn count_equals(
                     *count = count_equal(&values, cutoff.bits);
                 }
             }
-            equals.0.push((block.index, counts));
+            counted.0.push((block.ordinal, counts));
             Ok(())
         },
-        move |mut equals| {
-            equals.0.sort_unstable();
-            let running = |at: usize| {
-                let mut before = 0;
-                let step = |(_, counts): &(u64, Vec<u64>)| {
-                    let here = counts[at];
-                    before += here;
-                    (before - here, here)
-                };
-                equals.0.iter().map(step).collect()
-            };
-            found.set((0..count).map(running).collect());
+        move |counted| {
+            found.set(Equals::running(counted.0, count));
             Ok(())
         },
     )

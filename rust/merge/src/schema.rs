@@ -59,6 +59,10 @@ fn setting(param: &Param) -> Json {
     let mut value = match (param.default, param.range) {
         (Default::Ignored(_), _) => return json!({"description": format!("no effect: {}", param.doc)}),
         (Default::Is(Value::Flag(_)), _) => json!({"type": "boolean"}),
+        (_, Range::OneOf(choices)) if choices.flags.is_some() => {
+            json!({"anyOf": [{"enum": choices.names}, {"type": "boolean"}]})
+        }
+        (_, Range::OneOf(choices)) => json!({"enum": choices.names}),
         (_, Range::Unit) => json!({"type": "number", "minimum": 0, "maximum": 1}),
         (_, Range::Count) => json!({"type": "integer", "minimum": 0}),
         (_, Range::Finite) => json!({"type": "number"}),
@@ -77,6 +81,7 @@ fn setting(param: &Param) -> Json {
     match param.default {
         Default::Is(Value::Number(number)) => value["default"] = number.into(),
         Default::Is(Value::Flag(flag)) => value["default"] = flag.into(),
+        Default::Is(Value::Choice(name)) => value["default"] = name.into(),
         _ => {}
     }
     value

@@ -57,6 +57,11 @@ impl Histogram {
         }
     }
 
+    /// How many were counted.
+    pub(crate) fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
     /// The bin in which the `k`-th largest lies (k >= 1), and how many lie in the bins above.
     pub(crate) fn kth(&self, k: u64) -> (u32, u64) {
         let mut above = 0;

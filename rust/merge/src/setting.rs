@@ -3,10 +3,10 @@
 //! mergekit's rules: a filter is a substring of the tensor's name, `*` and none match everything, the first match wins,
 //! and where nothing matches, the next place that may set the parameter is asked. A gradient `[v_0 .. v_m]` is read at
 //! `t = layer / (layers - 1)` (1 where there is one layer), linearly between its neighbours; tensors outside the layers,
-//! embeddings and heads alike, are at `t = 0`. A gradient of flags takes element `int(t m)`.
+//! embeddings and heads alike, are at `t = 0`. A gradient of flags or choices takes element `int(t m)`.
 
-use crate::spec::{Default, Param, Value};
-use polmrs_core::Result;
+use crate::spec::{Choices, Default, Param, Range, Value};
+use polmrs_core::{Result, error::did_you_mean};
 use polmrs_io::yaml::{self, Field};
 
 /// One parameter's setting at one place of a configuration.
@@ -32,8 +32,9 @@ pub struct Place<'a> {
 impl Setting {
     /// Reads a setting of `param`.
     pub fn decode(field: &Field<'_>, param: &Param) -> Result<Setting> {
-        let one = |field: &Field<'_>| match param.default {
-            Default::Is(Value::Flag(_)) => field.as_bool().map(Value::Flag),
+        let one = |field: &Field<'_>| match (param.default, param.range) {
+            (Default::Is(Value::Flag(_)), _) => field.as_bool().map(Value::Flag),
+            (_, Range::OneOf(choices)) => choose(field, choices).map(Value::Choice),
             _ => field.as_f64().map(Value::Number),
         };
         let by_name = |field: &Field<'_>| {
@@ -63,6 +64,21 @@ impl Setting {
                 .iter()
                 .find(|(filter, _)| filter.as_ref().is_none_or(|filter| place.name.contains(filter)))
                 .and_then(|(_, setting)| setting.as_ref()?.at(place)),
+        }
+    }
+}
+
+/// A choice by its name, or by the flag that stands for it.
+fn choose(field: &Field<'_>, choices: &Choices) -> Result<&'static str> {
+    let text = field.as_text()?;
+    if let Some(name) = choices.named(&text) {
+        return Ok(name);
+    }
+    match (choices.flags, field.as_bool()) {
+        (Some([no, yes]), Ok(flag)) => Ok(if flag { yes } else { no }),
+        _ => {
+            let hint = did_you_mean(&text, choices.names.iter().copied());
+            Err(field.error(format_args!("'{text}' is not one of {}{hint}", choices.names.join(", "))))
         }
     }
 }
@@ -107,7 +123,7 @@ mod tests {
     fn number(setting: &Setting, name: &str, depth: f64) -> Option<f64> {
         match setting.at(Place { name, depth })? {
             Value::Number(number) => Some(number),
-            Value::Flag(_) => None,
+            Value::Flag(_) | Value::Choice(_) => None,
         }
     }
 

@@ -7,14 +7,14 @@
 //! | at random | each element with probability `density` | DARE, arXiv:2311.03099 |
 //! | by rank | each element with a probability that rises with its rank within its row | DELLA, arXiv:2406.11617 |
 //!
-//! Of equal magnitudes, the lowest index counts as the larger.
+//! Of equal magnitudes, the lowest index counts as the larger; over a whole model, tensors come in the order of its
+//! checkpoint.
 
-use crate::ranking::{Chosen, Count, Query, Streams, choose};
-use crate::select::kept;
+use crate::ranking::{Answers, Chosen, Count, Query, Streams, choose, choose_over_model};
 use crate::spec::Tensor;
 use polmrs_core::philox::{self, Key};
-use polmrs_core::{Result, simd};
-use polmrs_engine::{Block, Grain, Stage};
+use polmrs_core::{Error, Result, simd};
+use polmrs_engine::{Block, Grain, Later, Stage};
 
 /// Zeroes the elements of one model's task vector that are not kept.
 #[derive(Clone)]
@@ -24,7 +24,16 @@ pub(crate) enum Dropper {
     Largest(Chosen),
     Band { largest: Chosen, outliers: Chosen },
     AtRandom { key: Key, threshold: u64 },
-    ByRank { key: Key, columns: usize, lowest: f64, spread: f64 },
+    ByRank { key: Key, columns: usize, odds: Odds },
+}
+
+/// DELLA's probabilities of keeping an element, by its rank within its row.
+#[derive(Clone, Copy)]
+pub(crate) struct Odds {
+    lowest: f64,
+    spread: f64,
+    /// Whether what is kept is divided by its probability.
+    expected: bool,
 }
 
 impl Dropper {
@@ -44,12 +53,12 @@ impl Dropper {
                 philox::fill(*key, block.element + at as u64, words);
                 keep_drawn(delta, words, *threshold);
             }
-            Dropper::ByRank { key, columns, lowest, spread } => {
+            Dropper::ByRank { key, columns, odds } => {
                 words.resize(delta.len(), 0);
                 philox::fill(*key, block.element + at as u64, words);
                 let mut order = Vec::new();
                 for (row, words) in delta.chunks_mut(*columns).zip(words.chunks(*columns)) {
-                    keep_by_rank(row, words, *lowest, *spread, &mut order);
+                    keep_by_rank(row, words, *odds, &mut order);
                 }
             }
         }
@@ -62,22 +71,58 @@ impl Dropper {
     }
 }
 
-/// Keeps the largest of every model.
+/// Keeps the largest of every model, counted by tensor.
 pub(crate) fn largest(
     tensor: &Tensor<'_>,
     streams: &Streams,
     densities: &[f64],
     stages: &mut Vec<Stage>,
 ) -> Vec<Dropper> {
-    let count = |density: f64| Count::Exactly(kept(density, tensor.elements));
-    let trims = |density: &f64| *density > 0.0 && *density < 1.0;
-    let queries = densities.iter().enumerate().filter(|(_, density)| trims(density));
-    let queries = queries.map(|(stream, density)| Query { stream, count: count(*density) }).collect();
-    let mut chosen = choose(streams, queries, tensor.elements, Grain::Elements, stages).into_iter();
-    densities
-        .iter()
-        .map(|density| plain(*density).unwrap_or_else(|| chosen.next().map_or(Dropper::Keep, Dropper::Largest)))
-        .collect()
+    let chosen = choose(streams, shares(densities), tensor.elements, Grain::Elements, stages);
+    one_each(densities, chosen)
+}
+
+/// Keeps the largest of every model, counted over the whole model; `shared` is the same for all of its tensors.
+///
+/// # Errors
+/// [`Error::Config`] if the tensors' densities differ.
+pub(crate) fn largest_of_model(
+    shared: &WholeTrim,
+    streams: &Streams,
+    densities: &[f64],
+    stages: &mut Vec<Stage>,
+) -> Result<Vec<Dropper>> {
+    shared.densities.set(densities.to_vec());
+    let first = shared.densities.get()?;
+    if first != densities {
+        return Err(Error::Config(format!(
+            "density: {densities:?} here and {first:?} elsewhere; with trim_scope: model one holds for all tensors"
+        )));
+    }
+    let chosen = choose_over_model(streams, &shares(densities), &shared.answers, stages);
+    Ok(one_each(densities, chosen))
+}
+
+/// What the tensors of a model share where elements are ranked over all of it.
+#[derive(Clone, Default)]
+pub(crate) struct WholeTrim {
+    densities: Later<Vec<f64>>,
+    answers: Answers,
+}
+
+/// A query for each model of which something is dropped, and something kept.
+fn shares(densities: &[f64]) -> Vec<Query> {
+    let trims = |(_, density): &(usize, &f64)| **density > 0.0 && **density < 1.0;
+    let query = |(stream, density): (usize, &f64)| Query { stream, count: Count::OfAll(*density) };
+    densities.iter().enumerate().filter(trims).map(query).collect()
+}
+
+/// The answers to [`shares`], with those of the models that asked nothing.
+fn one_each(densities: &[f64], chosen: Vec<Chosen>) -> Vec<Dropper> {
+    let mut chosen = chosen.into_iter();
+    let dropper =
+        |density: &f64| plain(*density).unwrap_or_else(|| chosen.next().map_or(Dropper::Keep, Dropper::Largest));
+    densities.iter().map(dropper).collect()
 }
 
 /// Keeps the largest of every model but for its `gammas n` very largest.
@@ -116,12 +161,13 @@ pub(crate) fn at_random(tensor: &Tensor<'_>, densities: &[f64]) -> Vec<Dropper> 
     densities.iter().enumerate().map(draw).collect()
 }
 
-/// Keeps each element with a probability from `density - epsilon` for the smallest of its row to `density + epsilon`.
-pub(crate) fn by_rank(tensor: &Tensor<'_>, densities: &[f64], epsilons: &[f64]) -> Vec<Dropper> {
+/// Keeps each element with a probability from `density - epsilon` for the smallest of its row to `density + epsilon`;
+/// `expected` divides what is kept by that probability.
+pub(crate) fn by_rank(tensor: &Tensor<'_>, densities: &[f64], epsilons: &[f64], expected: bool) -> Vec<Dropper> {
     let columns = tensor.columns.max(1) as usize;
     let draw = |(model, (density, epsilon)): (usize, (&f64, &f64))| {
-        let (lowest, spread) = (density - epsilon, 2.0 * epsilon);
-        plain(*density).unwrap_or(Dropper::ByRank { key: key(tensor, "della", model), columns, lowest, spread })
+        let odds = Odds { lowest: density - epsilon, spread: 2.0 * epsilon, expected };
+        plain(*density).unwrap_or(Dropper::ByRank { key: key(tensor, "della", model), columns, odds })
     };
     densities.iter().zip(epsilons).enumerate().map(draw).collect()
 }
@@ -147,8 +193,8 @@ simd! {
     }
 }
 
-/// One row of DELLA: the smallest is kept with probability `lowest`, the largest with `lowest + spread`.
-fn keep_by_rank(row: &mut [f32], words: &[u32], lowest: f64, spread: f64, order: &mut Vec<u64>) {
+/// One row of DELLA: the smallest is kept with the lowest probability, the largest with the highest.
+fn keep_by_rank(row: &mut [f32], words: &[u32], odds: Odds, order: &mut Vec<u64>) {
     // Magnitude above, inverted index below: ascending order ranks, among equals, the lowest index last.
     let key = |(at, x): (usize, &f32)| (u64::from(x.to_bits() & 0x7fff_ffff) << 32) | u64::from(!(at as u32));
     order.clear();
@@ -158,8 +204,11 @@ fn keep_by_rank(row: &mut [f32], words: &[u32], lowest: f64, spread: f64, order:
     for (rank, key) in order.iter().enumerate() {
         let at = !(*key as u32) as usize;
         let share = if last == 0.0 { 0.5 } else { rank as f64 / last };
-        if u64::from(words[at]) >= philox::threshold(lowest + spread * share) {
+        let probability = odds.lowest + odds.spread * share;
+        if u64::from(words[at]) >= philox::threshold(probability) {
             row[at] = 0.0;
+        } else if odds.expected {
+            row[at] *= (1.0 / probability) as f32;
         }
     }
 }

@@ -5,7 +5,10 @@
 
 use crate::params::Params;
 use polmrs_core::Result;
-use polmrs_engine::{Later, Stage};
+use polmrs_engine::Stage;
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
 /// A merge method.
 pub trait Method: Sync {
@@ -25,10 +28,12 @@ pub struct Tensor<'a> {
     pub elements: u64,
     /// The size of its last dimension; a vector is one row.
     pub columns: u64,
+    /// The size of its first dimension; 1 for a scalar.
+    pub leading: u64,
     /// Whether input 0 is a base.
     pub has_base: bool,
-    /// What a method finds over the whole model, the same place for every tensor.
-    pub whole_model: &'a Later<Vec<f64>>,
+    /// What the tensors of the merge share.
+    pub whole_model: &'a WholeModel,
     /// The seed of the whole merge.
     pub seed: u64,
 }
@@ -37,6 +42,19 @@ impl Tensor<'_> {
     /// Its number of rows.
     pub fn rows(&self) -> u64 {
         self.elements.checked_div(self.columns).unwrap_or(0)
+    }
+}
+
+/// Handles that all tensors of one merge share, by type: where a method leaves what it finds over the whole model.
+#[derive(Debug, Default)]
+pub struct WholeModel(Mutex<HashMap<TypeId, Box<dyn Any + Send>>>);
+
+impl WholeModel {
+    /// A clone of the one handle of this type, such as a [`Later`](polmrs_engine::Later).
+    pub fn share<T: Clone + std::default::Default + Send + 'static>(&self) -> T {
+        let mut handles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let handle = handles.entry(TypeId::of::<T>()).or_insert_with(|| Box::new(T::default()));
+        handle.downcast_ref::<T>().cloned().unwrap_or_default()
     }
 }
 
@@ -94,6 +112,8 @@ pub enum Value {
     Number(f64),
     /// Yes or no.
     Flag(bool),
+    /// One of the names that the parameter lists.
+    Choice(&'static str),
 }
 
 /// What holds where a parameter is not given.
@@ -107,7 +127,7 @@ pub enum Default {
     Ignored(&'static str),
 }
 
-/// The values a number may take.
+/// The values a number or a choice may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Range {
     /// Every finite number.
@@ -116,15 +136,34 @@ pub enum Range {
     Unit,
     /// A whole number, 0 or more.
     Count,
+    /// One of these names.
+    OneOf(&'static Choices),
+}
+
+/// The names of a choice.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Choices {
+    /// All of them.
+    pub names: &'static [&'static str],
+    /// What no and yes mean, where mergekit has a flag.
+    pub flags: Option<[&'static str; 2]>,
+}
+
+impl Choices {
+    /// The choice that a text or a flag names.
+    pub fn named(&self, text: &str) -> Option<&'static str> {
+        self.names.iter().find(|name| **name == text).copied()
+    }
 }
 
 impl Range {
     /// How a message writes it.
-    pub fn text(self) -> &'static str {
+    pub fn text(self) -> String {
         match self {
-            Range::Finite => "a finite number",
-            Range::Unit => "in [0, 1]",
-            Range::Count => "a whole number, 0 or more",
+            Range::Finite => "a finite number".into(),
+            Range::Unit => "in [0, 1]".into(),
+            Range::Count => "a whole number, 0 or more".into(),
+            Range::OneOf(choices) => choices.names.join(", "),
         }
     }
 
@@ -134,6 +173,7 @@ impl Range {
             Range::Finite => x.is_finite(),
             Range::Unit => (0.0..=1.0).contains(&x),
             Range::Count => x >= 0.0 && x.fract() == 0.0 && x <= 1e9,
+            Range::OneOf(_) => false,
         }
     }
 }
@@ -147,7 +187,7 @@ pub struct Param {
     pub scope: Scope,
     /// What holds where it is not.
     pub default: Default,
-    /// The values it may take, if it is a number.
+    /// The values it may take, if it is a number or a choice.
     pub range: Range,
     /// One sentence.
     pub doc: &'static str,
@@ -174,6 +214,17 @@ impl Param {
     pub const fn flag(name: &'static str, default: bool, doc: &'static str) -> Param {
         let default = Default::Is(Value::Flag(default));
         Param { name, scope: Scope::Shared, default, range: Range::Finite, doc }
+    }
+
+    /// A shared choice with a default.
+    pub const fn choice(
+        name: &'static str,
+        default: &'static str,
+        choices: &'static Choices,
+        doc: &'static str,
+    ) -> Param {
+        let default = Default::Is(Value::Choice(default));
+        Param { name, scope: Scope::Shared, default, range: Range::OneOf(choices), doc }
     }
 
     /// A parameter that mergekit documents and that changes nothing.

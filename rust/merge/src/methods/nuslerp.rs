@@ -5,8 +5,9 @@
 //! 1 - cos^2 <= 1e-16:  (1-t) v_0 + t v_1
 //! otherwise:           sin((1-t) w)/sin(w) v_0 + sin(t w)/sin(w) v_1,   w = acos(cos)
 //! ```
-//! `nuslerp_flatten` takes a tensor as one vector; without it, every row is one. A norm below 1e-7 counts as 1e-7.
-//! mergekit's `nuslerp_row_wise` takes vectors along the first dimension; that is not offered.
+//! `nuslerp_flatten` takes a tensor as one vector. Without it, every row (the last dimension) is one, or, with mergekit's
+//! `nuslerp_row_wise`, every column (the first dimension), which needs the whole tensor in memory. A norm below 1e-7
+//! counts as 1e-7.
 
 use super::slerp::between;
 use super::span::{Extent, Gram, Span, Vectors};
@@ -27,12 +28,21 @@ pub(super) static NUSLERP: Span = Span {
         models: (2, 2),
         params: &[
             Param::weight("Weight of the model."),
-            Param::flag("nuslerp_flatten", true, "Take the tensor as one vector instead of one a row."),
+            Param::flag("nuslerp_flatten", true, "Take the tensor as one vector instead of one a row or column."),
+            Param::flag(
+                "nuslerp_row_wise",
+                false,
+                "Where nuslerp_flatten is off: one vector along the first dimension (a column) instead of the last.",
+            ),
         ],
         paper_values: &[],
     },
     vectors: Vectors::TaskVectors,
-    extent: |params| if params.flag("nuslerp_flatten") { Extent::Tensor } else { Extent::Row },
+    extent: |params| match (params.flag("nuslerp_flatten"), params.flag("nuslerp_row_wise")) {
+        (true, _) => Extent::Tensor,
+        (false, false) => Extent::Row,
+        (false, true) => Extent::Column,
+    },
     coefficients,
 };
 

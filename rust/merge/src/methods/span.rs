@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! v_i = x_i, or x_i - base                       the vectors: models, or task vectors
-//! G   = (<v_i, v_j>)                             their Gram matrix, over a tensor, a row or the whole model
+//! G   = (<v_i, v_j>)                             their Gram matrix, over a tensor, a row, a column or the whole model
 //! c   = coefficients(G)                          the method
 //! out = sum_i c_i v_i [+ base]
 //! ```
@@ -38,7 +38,10 @@ pub(super) enum Vectors {
 /// What one Gram matrix covers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extent {
+    /// Along the last dimension.
     Row,
+    /// Along the first dimension.
+    Column,
     Tensor,
     Model,
 }
@@ -104,11 +107,12 @@ impl Method for Span {
         let (coefficients, params) = (self.coefficients, params.clone());
         let scope = match (self.extent)(&params) {
             Extent::Row => return Ok(vec![by_row(tensor, from_base, coefficients, params)]),
+            Extent::Column => return Ok(vec![by_column(tensor, from_base, coefficients, params)]),
             Extent::Tensor => Scope::Tensor,
             Extent::Model => Scope::Group(0),
         };
         let n = params.models() + usize::from(tensor.has_base && !from_base);
-        let found = if scope == Scope::Tensor { Later::default() } else { tensor.whole_model.clone() };
+        let found = if scope == Scope::Tensor { Later::default() } else { tensor.whole_model.share() };
         let known = found.clone();
         let measure = Stage::reduce(
             Grain::Elements,
@@ -155,6 +159,45 @@ fn by_row(
             let products = pairs(rows.len()).map(|(i, j)| dot(rows[i], rows[j])).collect();
             let found = coefficients(&Gram { n: rows.len(), products }, &params)?;
             combine(&rows, &found, from_base.then(|| &block.input(0)[at]), out);
+        }
+        Ok(())
+    })
+}
+
+/// Columns whose Gram matrices are gathered at a time.
+const COLUMNS: usize = 1024;
+
+/// One Gram matrix a column: the whole tensor at once, since a column runs through all of it.
+fn by_column(
+    tensor: &Tensor<'_>,
+    from_base: bool,
+    coefficients: fn(&Gram, &Params) -> Result<Vec<f64>>,
+    params: Params,
+) -> Stage {
+    let stride = tensor.elements.checked_div(tensor.leading).unwrap_or(0) as usize;
+    Stage::map_at(Grain::Whole, move |block, out| {
+        let base = from_base.then(|| block.input(0));
+        let inputs = &block.inputs[usize::from(from_base)..];
+        let value = |vector: usize, at: usize| inputs[vector][at] - base.map_or(0.0, |base| base[at]);
+        for first in (0..stride).step_by(COLUMNS) {
+            let columns = first..stride.min(first + COLUMNS);
+            let mut products = vec![vec![0.0f64; pairs(inputs.len()).count()]; columns.len()];
+            for row in (0..out.len()).step_by(stride) {
+                for (products, column) in products.iter_mut().zip(columns.clone()) {
+                    let x = |vector: usize| f64::from(value(vector, row + column));
+                    for (product, (i, j)) in products.iter_mut().zip(pairs(inputs.len())) {
+                        *product += x(i) * x(j);
+                    }
+                }
+            }
+            for (products, column) in products.into_iter().zip(columns) {
+                let found = coefficients(&Gram { n: inputs.len(), products }, &params)?;
+                for at in (column..out.len()).step_by(stride) {
+                    let merged: f32 =
+                        found.iter().enumerate().fold(0.0, |sum, (vector, c)| sum + value(vector, at) * *c as f32);
+                    out[at] = merged + base.map_or(0.0, |base| base[at]);
+                }
+            }
         }
         Ok(())
     })
