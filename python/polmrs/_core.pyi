@@ -6,6 +6,7 @@ from typing import Any
 __version__: str
 
 def cli(args: Sequence[str]) -> int: ...
+def python_verb(args: Sequence[str]) -> str | None: ...
 
 class config:
     @staticmethod

@@ -21,6 +21,8 @@ pub(crate) enum Verb {
     Inspect(Inspect),
     /// Compare two checkpoints tensor by tensor
     Diff(Diff),
+    /// Convert a checkpoint of pickles (.bin, .pt, .pth) to safetensors without running their code
+    Convert(Convert),
     /// List the methods of this build
     Methods(Methods),
     /// Print the JSON Schema of a configuration
@@ -104,6 +106,20 @@ pub(crate) struct Diff {
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
     /// Print JSON, with every tensor
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Convert {
+    /// A model folder, or one file of a state dict
+    pub(crate) source: PathBuf,
+    /// The folder to write; it appears whole at the end
+    pub(crate) out: PathBuf,
+    /// The most bytes of tensors in one output file
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = parse_size)]
+    pub(crate) shard_size: u64,
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

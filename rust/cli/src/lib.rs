@@ -49,12 +49,21 @@ pub fn run(args: impl IntoIterator<Item = OsString>, ctl: &Ctl) -> i32 {
     }
 }
 
+/// What the Python build does itself, as JSON `{"verb": ..., arguments}`; nothing for a verb of this library.
+pub fn python_verb(args: impl IntoIterator<Item = OsString>) -> Option<serde_json::Value> {
+    match Args::try_parse_from(args).ok()?.verb {
+        Verb::Convert(args) => Some(verbs::convert::asked(&args)),
+        _ => None,
+    }
+}
+
 fn dispatch(args: &Args, ctl: &Ctl) -> Result<()> {
     match &args.verb {
         Verb::Merge(args) => verbs::merge::merge(args, ctl),
         Verb::Plan(args) => verbs::merge::plan(args),
         Verb::Inspect(args) => verbs::inspect::inspect(args, ctl),
         Verb::Diff(args) => verbs::diff::diff(args, ctl),
+        Verb::Convert(args) => verbs::convert::convert(args),
         Verb::Methods(args) => verbs::about::methods(args),
         Verb::Schema(args) => verbs::about::schema(args),
         Verb::Completions(args) => verbs::about::completions(args),

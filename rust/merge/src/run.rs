@@ -75,7 +75,7 @@ impl Prepared {
             models.push(ModelFolder::open(&model.reference).map_err(|error| error.within(&model.place))?);
         }
         let opened: Vec<Opened<'_>> =
-            models.iter().map(|model| Opened { source: &model.source, tied: model.tied() }).collect();
+            models.iter().map(|model| Opened { source: model.source.as_ref(), tied: model.tied() }).collect();
         let plan = program::plan(&config, &opened, settings.seed)?;
         let specs: Vec<Spec> = plan.outputs.iter().map(spec).collect();
         let layout = Writer::plan(&specs, settings.shard_size)?;
@@ -234,7 +234,7 @@ fn spec(meta: &Meta) -> Spec {
 }
 
 fn sources(models: &[ModelFolder]) -> Vec<&dyn Source> {
-    models.iter().map(|model| &model.source as &dyn Source).collect()
+    models.iter().map(|model| model.source.as_ref()).collect()
 }
 
 fn pretty(json: &Json) -> String {

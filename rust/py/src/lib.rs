@@ -16,7 +16,7 @@ mod _core {
     use super::*;
 
     #[pymodule_export]
-    use super::cli;
+    use super::{cli, python_verb};
     #[pymodule_export]
     use crate::config::config;
     #[pymodule_export]
@@ -34,4 +34,10 @@ mod _core {
 #[pyfunction]
 fn cli(py: Python<'_>, args: Vec<OsString>) -> PyResult<i32> {
     call::long(py, None, |ctl| Ok(polmrs_cli::run(args, ctl)))
+}
+
+/// The verb and arguments, as JSON, of a command line that Python carries out; none for one that [`cli`] does.
+#[pyfunction]
+fn python_verb(args: Vec<OsString>) -> Option<String> {
+    polmrs_cli::python_verb(args).map(|asked| asked.to_string())
 }

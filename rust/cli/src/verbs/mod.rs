@@ -1,6 +1,7 @@
 //! What each verb does, in terms of the libraries.
 
 pub(crate) mod about;
+pub(crate) mod convert;
 pub(crate) mod diff;
 pub(crate) mod inspect;
 pub(crate) mod merge;

@@ -60,14 +60,19 @@ fn is_pickle(name: &str) -> bool {
     [".bin", ".pt", ".pth", ".ckpt", ".pkl"].iter().any(|suffix| name.ends_with(suffix))
 }
 
-const PICKLES: &str = "pickles can run code and are refused; `polmrs convert` or safetensors' own converter \
-                       (https://huggingface.co/spaces/safetensors/convert) makes safetensors from them";
+/// Why pickles are refused, and what to do with the one at `path`.
+fn pickled(path: &Path) -> String {
+    format!(
+        "pickles can run code and are refused; `polmrs convert '{}' OUT` makes safetensors of them safely",
+        path.display()
+    )
+}
 
 fn nothing(folder: &Path, names: &[String]) -> Error {
     let mut message = format!("{}: no safetensors file", folder.display());
     let pickles: Vec<&str> = names.iter().map(String::as_str).filter(|name| is_pickle(name)).collect();
     if !pickles.is_empty() {
-        message += &format!(", only {}: {PICKLES}", shortened(pickles.iter().copied()));
+        message += &format!(", only {}: {}", shortened(pickles.iter().copied()), pickled(folder));
     }
     let ggufs: Vec<&str> = names.iter().map(String::as_str).filter(|name| name.ends_with(".gguf")).collect();
     if !ggufs.is_empty() {
@@ -80,7 +85,7 @@ fn nothing(folder: &Path, names: &[String]) -> Error {
 fn refuse_format(path: &Path) -> Result<()> {
     let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
     if is_pickle(&name) {
-        return Err(Error::Checkpoint(format!("{}: {PICKLES}", path.display())));
+        return Err(Error::Checkpoint(format!("{}: {}", path.display(), pickled(path))));
     }
     if name.ends_with(".gguf") {
         return Err(Error::Checkpoint(format!("{}: GGUF is another format than safetensors", path.display())));
@@ -133,7 +138,7 @@ mod tests {
     fn pickles_are_refused_with_a_way_out() {
         let message = refused(&["pytorch_model-00001-of-00002.bin", "config.json", "model.gguf"]);
         assert!(message.contains("only 'pytorch_model-00001-of-00002.bin': pickles can run code"), "{message}");
-        assert!(message.contains("polmrs convert") && message.contains("there in 'model.gguf'"), "{message}");
+        assert!(message.contains("polmrs convert '") && message.contains("there in 'model.gguf'"), "{message}");
         let one = folder(&["model.pt"]);
         assert!(locate(&one.path().join("model.pt")).unwrap_err().to_string().contains("pickles can run code"));
     }

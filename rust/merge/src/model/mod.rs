@@ -1,7 +1,12 @@
-//! An input model on disk: its checkpoint, what its config says, and how a card names it.
+//! An input model: its checkpoint, what its config says, and how a card names it.
+
+mod reference;
+
+pub use reference::{Place, Reference};
 
 use polmrs_core::{Error, Result};
 use polmrs_engine::source::{CheckpointSource, Source};
+use polmrs_hub::{Repo, Settings, cache};
 use polmrs_io::safetensors::Checkpoint;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
@@ -19,35 +24,45 @@ pub struct ModelFolder {
     /// Its folder, or the folder of its file.
     pub folder: PathBuf,
     /// The tensors.
-    pub source: CheckpointSource,
+    pub source: Box<dyn Source>,
     /// `config.json`, where there is one.
     pub config: Option<Json>,
 }
 
 impl ModelFolder {
-    /// Opens a local folder or file; `reference` is what messages call it.
+    /// Opens what a [`Reference`] names; `reference` is what messages call it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where there is nothing of that name, saying where it was looked for; [`Error::Checkpoint`] for
+    /// a malformed checkpoint.
     pub fn open(reference: &str) -> Result<ModelFolder> {
-        let path = Path::new(reference);
-        let checkpoint = Checkpoint::open(path).map_err(|error| match error {
-            Error::NotFound(message) if reference.contains(['+', '@']) => Error::NotFound(format!(
-                "{message} (a model is a local folder; adapters 'model+adapter' and revisions 'model@revision' \
-                 are not supported by this version of polmrs)"
+        let Reference { model, adapter } = Reference::parse(reference)?;
+        if let Some(adapter) = adapter {
+            return Err(Error::Usage(format!(
+                "'{adapter}' on '{model}': adapters are not supported by this version of polmrs"
+            )));
+        }
+        let path = match &model {
+            Place::Path(path) => path.clone(),
+            Place::Hub(repo) => cached(repo, &Settings::from_env())?,
+        };
+        let checkpoint = Checkpoint::open(&path).map_err(|error| match error {
+            Error::NotFound(message) if !path.exists() => Error::NotFound(format!(
+                "{message} (a model is a local folder or file, or org/name[@revision] of the Hugging Face Hub)"
             )),
             other => other,
         })?;
         let folder = match path.parent() {
-            _ if path.is_dir() => path,
+            _ if path.is_dir() => path.as_path(),
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),
         };
-        let config = match read_text(&folder.join("config.json"))? {
-            None => None,
-            Some(text) => Some(
-                serde_json::from_str(&text)
-                    .map_err(|error| Error::Checkpoint(format!("{}: {error}", folder.join("config.json").display())))?,
-            ),
-        };
-        Ok(ModelFolder { folder: folder.into(), source: CheckpointSource::new(reference, checkpoint), config })
+        let config = read_json(&folder.join("config.json"))?;
+        Ok(ModelFolder {
+            folder: folder.into(),
+            source: Box::new(CheckpointSource::new(reference, checkpoint)),
+            config,
+        })
     }
 
     /// Whether the config ties the output head to the input embedding.
@@ -95,6 +110,23 @@ impl ModelFolder {
         }
         Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
+}
+
+/// The folder of a model of the Hub in the cache.
+fn cached(repo: &Repo, settings: &Settings) -> Result<PathBuf> {
+    cache::snapshot(settings, repo).ok_or_else(|| {
+        Error::NotFound(format!(
+            "'{repo}': no such local folder, and not in the cache {} (`hf download {}` fetches it)",
+            settings.cache.display(),
+            repo.id
+        ))
+    })
+}
+
+/// A small JSON file, if it is there.
+fn read_json(path: &Path) -> Result<Option<Json>> {
+    let Some(text) = read_text(path)? else { return Ok(None) };
+    serde_json::from_str(&text).map(Some).map_err(|error| Error::Checkpoint(format!("{}: {error}", path.display())))
 }
 
 /// A small text file, if it is there.
