@@ -5,16 +5,18 @@
 //! | [`config`], [`setting`] | a configuration, and what it says about each parameter of each tensor |
 //! | [`spec`], [`params`] | what a method is, and the values of its parameters for one tensor |
 //! | [`methods`] | every method, one small file each or a row of a family |
-//! | [`program`] | a configuration and open models to a plan |
+//! | [`program`], `outline` | a configuration and open models to a plan; where tensors belong, by their names |
 //! | [`run`](mod@run) | a merge into a folder; [`model`] and [`card`] are its inputs and its model card |
 
 pub mod card;
 pub mod config;
 pub mod methods;
 pub mod model;
+mod outline;
 pub mod params;
 pub mod program;
 mod ranking;
+mod relayer;
 pub mod run;
 pub mod schema;
 mod select;

@@ -4,6 +4,7 @@ use crate::card;
 use crate::config::Config;
 use crate::model::{ModelFolder, read_text};
 use crate::program::{self, Opened};
+use crate::relayer::relayer;
 use polmrs_core::{Ctl, Dtype, Error, Result};
 use polmrs_engine::source::{Meta, Source};
 use polmrs_engine::{Cost, Options, Plan};
@@ -60,6 +61,8 @@ pub struct Prepared {
     config: Config,
     document: Json,
     models: Vec<ModelFolder>,
+    /// The output's config but for its type, where there is one.
+    config_json: Option<Json>,
     plan: Plan,
     layout: Layout,
     cost: Cost,
@@ -76,12 +79,13 @@ impl Prepared {
         }
         let opened: Vec<Opened<'_>> =
             models.iter().map(|model| Opened { source: model.source.as_ref(), tied: model.tied() }).collect();
-        let plan = program::plan(&config, &opened, settings.seed)?;
+        let mut plan = program::plan(&config, &opened, settings.seed)?;
+        let config_json = restacked(&config, &opened, &models, &mut plan.notes)?;
         let specs: Vec<Spec> = plan.outputs.iter().map(spec).collect();
         let layout = Writer::plan(&specs, settings.shard_size)?;
         let cost = plan.cost(&sources(&models), settings.threads);
         let document = node.to_json();
-        Ok(Prepared { config, document, models, plan, layout, cost, settings })
+        Ok(Prepared { config, document, models, config_json, plan, layout, cost, settings })
     }
 
     /// What was accepted and has no effect, or was left out.
@@ -141,14 +145,14 @@ impl Prepared {
     }
 
     fn fill(&self, output: &Output, ctl: &Ctl) -> Result<()> {
-        let donor = &self.models[self.config.base.unwrap_or(0)];
+        let donor = &self.models[self.config.donor()];
         for name in SIDECARS {
             let from = donor.folder.join(name);
             if from.is_file() {
                 copy_sidecar(output, &from, name)?;
             }
         }
-        if let Some(config) = &donor.config {
+        if let Some(config) = &self.config_json {
             output.put("config.json", pretty(&self.output_config(config)).as_bytes())?;
         }
         output.put("README.md", card::write(&self.config, &self.document, &self.models)?.as_bytes())?;
@@ -201,6 +205,23 @@ impl Prepared {
         }
         config
     }
+}
+
+/// The donor's config, with the layers of an output that is stacked anew.
+fn restacked(
+    config: &Config,
+    opened: &[Opened<'_>],
+    models: &[ModelFolder],
+    notes: &mut Vec<String>,
+) -> Result<Option<Json>> {
+    let mut json = models[config.donor()].config.clone();
+    let configs: Vec<Option<&Json>> = models.iter().map(|model| model.config.as_ref()).collect();
+    if let Some(json) = &mut json {
+        for restack in program::restacks(config, opened)? {
+            notes.extend(relayer(json, &restack, &configs));
+        }
+    }
+    Ok(json)
 }
 
 /// Copies a file as it is, but for a tokenizer's config that names the folder it was loaded from.

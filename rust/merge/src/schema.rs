@@ -21,31 +21,43 @@ fn alternative(spec: &Spec) -> Json {
         Dtype::ALL.iter().filter(|dtype| dtype.is_float()).map(|dtype| dtype.torch_name()).collect();
     let all = parameters(spec, |_| true);
     let own = parameters(spec, |param| param.scope == Scope::PerModel);
-    let mut required = vec!["merge_method", "models"];
-    if spec.base == Base::Required {
-        required.push("base_model");
-    }
-    json!({
-        "description": spec.doc,
-        "properties": {
+    let reference = json!({"type": "string"});
+    let models = list(object(json!({"model": reference, "parameters": own}), &["model"]));
+    let layers = json!({"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 2, "maxItems": 2});
+    let source = json!({"model": reference, "layer_range": layers, "parameters": own});
+    let sources = list(object(source, &["model", "layer_range"]));
+    let ignored = json!({"description": "no effect"});
+    let slice = json!({"sources": sources, "base_model": reference, "parameters": all, "residual_weight": ignored});
+    let slices = list(object(slice, &["sources"]));
+    let mut module = object(json!({"models": models, "slices": slices, "parameters": all}), &[]);
+    module["oneOf"] = json!([{"required": ["models"]}, {"required": ["slices"]}]);
+    let mut whole = object(
+        json!({
+            "name": {"type": "string"},
             "merge_method": {"const": spec.name},
-            "base_model": {"type": "string"},
-            "models": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "properties": {"model": {"type": "string"}, "parameters": own},
-                    "required": ["model"],
-                    "additionalProperties": false,
-                },
-            },
+            "base_model": reference,
+            "models": models,
+            "slices": slices,
+            "modules": {"type": "object", "additionalProperties": module, "minProperties": 1},
             "parameters": all,
             "dtype": {"enum": dtypes},
             "out_dtype": {"enum": dtypes},
-        },
-        "required": required,
-        "additionalProperties": false,
-    })
+        }),
+        &["merge_method"],
+    );
+    let models = if spec.base == Base::Required { json!(["models", "base_model"]) } else { json!(["models"]) };
+    let ways = json!([{"required": models}, {"required": ["slices"]}, {"required": ["modules"]}]);
+    whole["description"] = spec.doc.into();
+    whole["oneOf"] = ways;
+    whole
+}
+
+fn object(properties: Json, required: &[&str]) -> Json {
+    json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
+}
+
+fn list(items: Json) -> Json {
+    json!({"type": "array", "items": items})
 }
 
 fn parameters(spec: &Spec, keep: impl Fn(&Param) -> bool) -> Json {

@@ -50,6 +50,11 @@ impl Tensor<'_> {
 pub struct WholeModel(Mutex<HashMap<TypeId, Box<dyn Any + Send>>>);
 
 impl WholeModel {
+    /// Whether a method looks at the whole model.
+    pub fn is_used(&self) -> bool {
+        !self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// A clone of the one handle of this type, such as a [`Later`](polmrs_engine::Later).
     pub fn share<T: Clone + std::default::Default + Send + 'static>(&self) -> T {
         let mut handles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
