@@ -6,8 +6,10 @@
 //! | [`spec`], [`params`] | what a method is, and the values of its parameters for one tensor |
 //! | [`methods`] | every method, one small file each or a row of a family |
 //! | [`program`], `outline` | a configuration and open models to a plan; where tensors belong, by their names |
+//! | [`adapter`] | LoRA adapters on a model, computed as they are read |
 //! | [`run`](mod@run) | a merge into a folder; [`model`] and [`card`] are its inputs and its model card |
 
+pub mod adapter;
 pub mod card;
 pub mod config;
 pub mod methods;

@@ -169,11 +169,13 @@ impl Prepared {
     fn refuse_inputs(&self, out: &Path) -> Result<()> {
         let target = output::resolve(out)?;
         for (model, opened) in self.config.models.iter().zip(&self.models) {
-            let folder = opened.folder.canonicalize().map_err(Error::io(&opened.folder, "find"))?;
-            if folder.starts_with(&target) {
-                let (out, reference) = (out.display(), &model.reference);
-                let relation = if folder == target { "is also" } else { "holds" };
-                return Err(Error::Usage(format!("{out}: {relation} the input '{reference}'; write elsewhere")));
+            for read in opened.folders() {
+                let folder = read.canonicalize().map_err(Error::io(read, "find"))?;
+                if folder.starts_with(&target) {
+                    let (out, reference) = (out.display(), &model.reference);
+                    let relation = if folder == target { "is also" } else { "holds" };
+                    return Err(Error::Usage(format!("{out}: {relation} the input '{reference}'; write elsewhere")));
+                }
             }
         }
         Ok(())
