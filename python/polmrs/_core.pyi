@@ -141,3 +141,54 @@ class rl:
     def trajectory_pruning(
         values: Any, cu_seqlens: Any, step_ends: Any | None, ratio: float, kept: Any, pruned: Any
     ) -> None: ...
+
+Weight = tuple[str, Any, int]
+"""A weight's torch type, its elements as bits, and the length of a row."""
+
+class quant:
+    @staticmethod
+    def pack(codes: Any, columns: int, width: int, out: Any) -> None: ...
+    @staticmethod
+    def unpack(packed: Any, columns: int, width: int, out: Any) -> None: ...
+    @staticmethod
+    def encode_int(
+        weight: Weight,
+        width: int,
+        span: str,
+        group: int,
+        scale_dtype: str,
+        clip: tuple[int, float] | None,
+        scales: Any,
+        zeros: Any,
+        packed: Any,
+    ) -> None: ...
+    @staticmethod
+    def encode_hqq(
+        weight: Weight,
+        width: int,
+        group: int,
+        search: tuple[float, float, float, int],
+        scales: Any,
+        zeros: Any,
+        packed: Any,
+    ) -> None: ...
+    @staticmethod
+    def decode_int(
+        packed: Any, width: int, group: int, scales: Any, zeros: Any, columns: int, out: Any
+    ) -> None: ...
+    @staticmethod
+    def encode_fp8(weight: Weight, group: int, scale_dtype: str, scales: Any, bytes: Any) -> None: ...
+    @staticmethod
+    def decode_fp8(bytes: Any, group: int, scales: Any, columns: int, out: Any) -> None: ...
+    @staticmethod
+    def encode_mxfp4(weight: Weight, exponents: Any, packed: Any) -> None: ...
+    @staticmethod
+    def decode_mxfp4(packed: Any, exponents: Any, columns: int, out: Any) -> None: ...
+    @staticmethod
+    def encode_nvfp4(weight: Weight, given: float | None, scales: Any, packed: Any) -> float: ...
+    @staticmethod
+    def decode_nvfp4(packed: Any, global_: float, scales: Any, columns: int, out: Any) -> None: ...
+    @staticmethod
+    def encode_nf4(weight: Weight, block: int, scales: Any, packed: Any) -> None: ...
+    @staticmethod
+    def decode_nf4(packed: Any, block: int, scales: Any, out: Any) -> None: ...

@@ -5,6 +5,7 @@ mod call;
 mod config;
 mod error;
 mod merge;
+mod quant;
 mod rl;
 
 use pyo3::prelude::*;
@@ -21,6 +22,8 @@ mod _core {
     use crate::config::config;
     #[pymodule_export]
     use crate::merge::merge;
+    #[pymodule_export]
+    use crate::quant::quant;
     #[pymodule_export]
     use crate::rl::rl;
 

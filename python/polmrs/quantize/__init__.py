@@ -1,0 +1,33 @@
+"""Quantization codecs on arrays: one weight matrix to codes and scales, and back.
+
+numpy arrays and CPU torch tensors in float32, bfloat16, float16 or float64; what comes back is of the caller's kind. The
+GIL is released, all threads work, and the bits do not depend on their number. Arithmetic is in float32.
+
+>>> import numpy as np
+>>> from polmrs import quantize
+>>> weight = np.linspace(-1, 1, 256, dtype=np.float32).reshape(2, 128)
+>>> encoded = quantize.encode(weight, quantize.Integer(bits=4, group=64))
+>>> encoded.packed.shape, encoded.scales.shape, encoded.nbytes
+((2, 64), (2, 2), 144)
+>>> float(abs(quantize.decode(encoded) - weight).max()) < 0.08
+True
+"""
+
+from polmrs.quantize.codecs import FP8, HQQ, MXFP4, NF4, NVFP4, Clip, Codec, Encoded, Integer, decode, encode
+from polmrs.quantize.packing import pack, unpack
+
+__all__ = [
+    "FP8",
+    "HQQ",
+    "MXFP4",
+    "NF4",
+    "NVFP4",
+    "Clip",
+    "Codec",
+    "Encoded",
+    "Integer",
+    "decode",
+    "encode",
+    "pack",
+    "unpack",
+]

@@ -1,0 +1,172 @@
+//! FP4 E2M1: 0, .5, 1, 1.5, 2, 3, 4, 6 with a sign, in blocks that share a scale.
+//!
+//! MXFP4 (OCP Microscaling 1.0): 32 elements and a power of two. NVFP4: 16 elements and an E4M3 scale, under one f32
+//! scale of the whole tensor. Rounding and scales follow compressed-tensors: to nearest, ties to the even code.
+
+use crate::group::{absmax, each};
+use polmrs_core::{Dtype, dtype, simd};
+
+/// The magnitudes of codes 0 to 7; codes 8 to 15 are their negatives.
+pub const E2M1: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+/// Elements that share a scale in MXFP4.
+pub const MX_BLOCK: usize = 32;
+/// Elements that share a scale in NVFP4.
+pub const NV_BLOCK: usize = 16;
+
+simd! {
+    /// The E2M1 codes of `x / scale`.
+    fn encode(x: &[f32], scale: f32, codes: &mut [u8]) {
+        for (x, code) in x.iter().zip(codes) {
+            let m = (x / scale).abs();
+            // A tie goes up where the code above is even.
+            let code_of = u32::from(m > 0.25) + u32::from(m >= 0.75) + u32::from(m > 1.25) + u32::from(m >= 1.75)
+                + u32::from(m > 2.5) + u32::from(m >= 3.5) + u32::from(m > 5.0);
+            *code = (code_of | (x.to_bits() >> 31) << 3) as u8;
+        }
+    }
+}
+
+/// What codes times a scale are.
+fn decode(codes: &[u8], scale: f32, x: &mut [f32]) {
+    for (code, x) in codes.iter().zip(x) {
+        let magnitude = E2M1[usize::from(code & 7)] * scale;
+        *x = if code & 8 == 0 { magnitude } else { -magnitude };
+    }
+}
+
+/// MXFP4 codes of whole blocks of 32, and the exponent (E8M0, bias 127) of each block.
+///
+/// The exponent is that of the largest magnitude less 2, one more where its mantissa is 1.75 or above.
+///
+/// # Panics
+/// If there are not as many codes as elements, and as many `exponents` as blocks.
+pub fn encode_mx(x: &[f32], exponents: &mut [u8], codes: &mut [u8]) {
+    assert_eq!(x.len(), codes.len());
+    for ((x, exponent), codes) in each(x, MX_BLOCK, exponents).zip(codes.chunks_exact_mut(MX_BLOCK)) {
+        let nearest = (absmax(x).to_bits() + (1 << 21)) >> 23;
+        *exponent = nearest.saturating_sub(2) as u8;
+        encode(x, power(*exponent), codes);
+    }
+}
+
+/// What MXFP4 codes stand for.
+///
+/// # Panics
+/// As [`encode_mx`].
+pub fn decode_mx(codes: &[u8], exponents: &[u8], x: &mut [f32]) {
+    assert_eq!((codes.len(), x.len()), (MX_BLOCK * exponents.len(), codes.len()));
+    for ((codes, exponent), x) in codes.chunks_exact(MX_BLOCK).zip(exponents).zip(x.chunks_exact_mut(MX_BLOCK)) {
+        decode(codes, power(*exponent), x);
+    }
+}
+
+/// `2^(exponent - 127)`.
+fn power(exponent: u8) -> f32 {
+    f32::from_bits(if exponent == 0 { 1 << 22 } else { u32::from(exponent) << 23 })
+}
+
+/// NVFP4's scale of a whole tensor with this largest magnitude: `448 * 6 / max|x|`. A tensor of zeros has 1.
+///
+/// Tensors that a runtime fuses (q, k and v; gate and up) must share it: pass the largest magnitude of all.
+pub fn nv_global(largest: f32) -> f32 {
+    let scale = largest.max(f32::MIN_POSITIVE).recip() * (448.0 * 6.0); // in this order, as torch divides a number
+    if scale.is_finite() { scale } else { 1.0 }
+}
+
+/// NVFP4 codes of whole blocks of 16, and the E4M3 byte of each block's scale.
+///
+/// # Panics
+/// If there are not as many codes as elements, and as many `scales` as blocks.
+pub fn encode_nv(x: &[f32], global: f32, scales: &mut [u8], codes: &mut [u8]) {
+    assert_eq!(x.len(), codes.len());
+    for ((x, scale), codes) in each(x, NV_BLOCK, scales).zip(codes.chunks_exact_mut(NV_BLOCK)) {
+        let wanted = (global * (absmax(x) / 6.0)).min(crate::fp8::MAX);
+        dtype::from_f32(Dtype::F8E4M3, &[wanted], std::slice::from_mut(scale));
+        if *scale == 0 {
+            *scale = 0x20; // 0.125, so that nothing divides by zero
+        }
+        encode(x, e4m3(*scale) / global, codes);
+    }
+}
+
+/// What NVFP4 codes stand for.
+///
+/// # Panics
+/// As [`encode_nv`].
+pub fn decode_nv(codes: &[u8], global: f32, scales: &[u8], x: &mut [f32]) {
+    assert_eq!((codes.len(), x.len()), (NV_BLOCK * scales.len(), codes.len()));
+    for ((codes, scale), x) in codes.chunks_exact(NV_BLOCK).zip(scales).zip(x.chunks_exact_mut(NV_BLOCK)) {
+        decode(codes, e4m3(*scale) / global, x);
+    }
+}
+
+fn e4m3(byte: u8) -> f32 {
+    let mut value = [0.0];
+    dtype::to_f32(Dtype::F8E4M3, &[byte], &mut value);
+    value[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The code of a magnitude as IEEE rounding has it: the nearest, of two equally near the even one.
+    fn nearest(x: f32) -> u8 {
+        let distance = |code: u8| (E2M1[usize::from(code)] - x.abs()).abs();
+        let best = (0..8).min_by(|a, b| distance(*a).total_cmp(&distance(*b)).then((a % 2).cmp(&(b % 2)))).unwrap();
+        best | u8::from(x.is_sign_negative()) << 3
+    }
+
+    proptest! {
+        #[test]
+        fn a_code_is_the_nearest_value(eighths in prop::collection::vec(-60_i32..60, 32)) {
+            let x: Vec<f32> = eighths.iter().map(|eighth| *eighth as f32 / 8.0).collect();
+            let mut codes = [0; 32];
+            encode(&x, 1.0, &mut codes);
+            prop_assert_eq!(codes.to_vec(), x.iter().map(|x| nearest(*x)).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn blocks_come_back_within_half_a_step(x in prop::collection::vec(-50.0_f32..50.0, 64)) {
+            let (mut exponents, mut codes, mut back) = ([0; 2], [0; 64], [0.0; 64]);
+            encode_mx(&x, &mut exponents, &mut codes);
+            decode_mx(&codes, &exponents, &mut back);
+            for (at, (x, back)) in x.iter().zip(&back).enumerate() {
+                let scale = power(exponents[at / 32]);
+                // The widest step is 2; a largest element of up to 7 is clipped to 6.
+                prop_assert!((x - back).abs() <= scale * 1.000_001, "{x} came back as {back}");
+            }
+            let largest = x.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+            let (global, mut scales) = (nv_global(largest), [0; 4]);
+            encode_nv(&x, global, &mut scales, &mut codes);
+            decode_nv(&codes, global, &scales, &mut back);
+            for (at, (x, back)) in x.iter().zip(&back).enumerate() {
+                prop_assert!((x - back).abs() <= e4m3(scales[at / 16]) / global * 1.3, "{x} came back as {back}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_exponent_goes_up_where_the_largest_element_would_be_clipped_much() {
+        let exponent = |largest: f32| {
+            let (mut exponents, mut x) = ([0], [0.0; 32]);
+            x[5] = -largest;
+            encode_mx(&x, &mut exponents, &mut [0; 32]);
+            i32::from(exponents[0]) - 127
+        };
+        assert_eq!([exponent(4.0), exponent(6.9), exponent(7.0), exponent(8.0)], [0, 0, 1, 1]);
+        assert_eq!(exponent(0.0), -127);
+    }
+
+    #[test]
+    fn nvfp4_of_one_block_uses_the_whole_range() {
+        let mut x = [0.0; 16];
+        (x[0], x[1]) = (3.0, -1.5);
+        let (global, mut scales, mut codes, mut back) = (nv_global(3.0), [0], [0; 16], [0.0; 16]);
+        encode_nv(&x, global, &mut scales, &mut codes);
+        assert_eq!((scales[0], codes[0], codes[1]), (0x7e, 7, 13)); // 448; 6; -3
+        decode_nv(&codes, global, &scales, &mut back);
+        assert_eq!(back[..2], [3.0, -1.5]);
+    }
+}

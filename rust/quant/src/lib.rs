@@ -1,0 +1,24 @@
+//! Quantization codecs: what one group of weights becomes, and back, as functions on slices.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`bits`] | codes of 1 to 8 bits as a dense stream of bits |
+//! | [`int`] | integer grids: round to nearest, symmetric or with a zero point, clipped or not |
+//! | [`hqq`] | the half-quadratic search for a zero point |
+//! | [`fp8`] | FP8 E4M3 with a scale |
+//! | [`fp4`] | E2M1 elements: MXFP4 and NVFP4 |
+//! | [`codebook`] | nearest entries of a sorted table: NF4, and the 8-bit dynamic map of double quantization |
+//! | [`matrix`] | all of them on whole matrices, on all threads |
+//!
+//! A *group* is what shares a scale: a whole tensor, a row (channel), or equal pieces of a row. Every function works on
+//! whole groups that lie one after the other; each group by itself, so the result does not depend on how they are cut
+//! between threads. Inputs are finite: whoever reads a checkpoint refuses NaN and infinities.
+
+pub mod bits;
+pub mod codebook;
+pub mod fp4;
+pub mod fp8;
+mod group;
+pub mod hqq;
+pub mod int;
+pub mod matrix;

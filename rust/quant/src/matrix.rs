@@ -1,0 +1,354 @@
+//! Whole matrices: row after row through the codecs, on all threads.
+//!
+//! A matrix comes as the bytes of f32, bf16, f16 or f64 elements; each row is widened once, into a buffer that stays in
+//! the cache. Scales and packed codes are arrays that the caller made: `groups` scales and `packed` bytes for each row.
+
+use crate::codebook::{self, NF4};
+use crate::hqq::{self, Hqq, Real};
+use crate::int::{Grid, Int};
+use crate::{bits, fp4, fp8, group};
+use polmrs_core::{Dtype, Error, Result, dtype, pool};
+use rayon::prelude::*;
+
+/// A matrix in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    /// The type of its elements.
+    pub dtype: Dtype,
+    /// Its elements, row by row.
+    pub bytes: &'a [u8],
+    /// The length of a row.
+    pub columns: usize,
+}
+
+/// A narrower range than the group's own, chosen by squared error.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Clip {
+    /// How many ranges to try.
+    pub steps: u32,
+    /// How much of the range the narrowest leaves out.
+    pub shrink: f32,
+}
+
+/// Buffers of one thread.
+#[derive(Default)]
+struct Buffers {
+    row: Vec<f32>,
+    codes: Vec<u8>,
+    grids: Vec<Grid>,
+    reals: Vec<Real>,
+}
+
+impl<'a> Matrix<'a> {
+    /// The number of rows.
+    pub fn rows(&self) -> usize {
+        self.bytes.len() / (self.columns * self.dtype.size()).max(1)
+    }
+
+    /// Works on every row, with the item of the same place in `outs`.
+    fn each<T: Send>(
+        &self,
+        outs: impl IndexedParallelIterator<Item = T>,
+        work: impl Fn(&mut Buffers, T) + Sync + Send,
+    ) -> Result<()> {
+        let rows = self.bytes.par_chunks_exact(self.columns * self.dtype.size());
+        pool::shared()?.install(|| {
+            rows.zip(outs).with_min_len(least_rows(self.columns)).for_each_init(
+                Buffers::default,
+                |buffers, (row, out)| {
+                    buffers.row.resize(self.columns, 0.0);
+                    dtype::to_f32(self.dtype, row, &mut buffers.row);
+                    work(buffers, out);
+                },
+            );
+        });
+        Ok(())
+    }
+
+    /// Integer codes: for each row, a scale and a zero point for each `group` elements, and the packed codes.
+    pub fn int(
+        &self,
+        kind: Int,
+        group: usize,
+        clip: Option<Clip>,
+        scales: &mut [f32],
+        zeros: &mut [u8],
+        packed: &mut [u8],
+    ) -> Result<()> {
+        let (groups, width) = (self.columns / group, bits::packed_bytes(self.columns, kind.bits as usize));
+        let outs = (scales.par_chunks_exact_mut(groups), zeros.par_chunks_exact_mut(groups));
+        self.each((outs, packed.par_chunks_exact_mut(width)).into_par_iter(), |buffers, ((scales, zeros), packed)| {
+            let Buffers { row, codes, grids, .. } = buffers;
+            grids.resize(groups, Grid::default());
+            codes.resize(row.len(), 0);
+            match clip {
+                None => kind.fit(row, group, grids),
+                Some(Clip { steps, shrink }) => kind.fit_clipped(row, group, steps, shrink, grids),
+            }
+            kind.encode(row, group, grids, codes);
+            bits::pack(kind.bits as usize, codes, packed);
+            for ((grid, scale), zero) in grids.iter().zip(scales).zip(zeros) {
+                (*scale, *zero) = (grid.scale, grid.zero);
+            }
+        })
+    }
+
+    /// HQQ codes: for each row, a scale and a real zero point for each `group` elements, and the packed codes.
+    pub fn hqq(
+        &self,
+        settings: Hqq,
+        group: usize,
+        scales: &mut [f32],
+        zeros: &mut [f32],
+        packed: &mut [u8],
+    ) -> Result<()> {
+        let (groups, width) = (self.columns / group, bits::packed_bytes(self.columns, settings.bits as usize));
+        let outs = (scales.par_chunks_exact_mut(groups), zeros.par_chunks_exact_mut(groups));
+        self.each((outs, packed.par_chunks_exact_mut(width)).into_par_iter(), |buffers, ((scales, zeros), packed)| {
+            let Buffers { row, codes, reals, .. } = buffers;
+            reals.resize(groups, Real::default());
+            codes.resize(row.len(), 0);
+            settings.encode(row, group, reals, codes);
+            bits::pack(settings.bits as usize, codes, packed);
+            for ((real, scale), zero) in reals.iter().zip(scales).zip(zeros) {
+                (*scale, *zero) = (1.0 / real.inverse, real.zero);
+            }
+        })
+    }
+
+    /// E4M3 bytes, and a scale for each `group` elements of a row.
+    pub fn fp8(&self, group: usize, scale_dtype: Dtype, scales: &mut [f32], bytes: &mut [u8]) -> Result<()> {
+        let outs = (scales.par_chunks_exact_mut(self.columns / group), bytes.par_chunks_exact_mut(self.columns));
+        self.each(outs.into_par_iter(), |buffers, (scales, bytes)| {
+            fp8::fit(&buffers.row, group, scale_dtype, scales);
+            fp8::encode(&buffers.row, group, scales, bytes);
+        })
+    }
+
+    /// MXFP4: for each row, an exponent for each 32 elements, and packed codes, the first in the low half.
+    pub fn mxfp4(&self, exponents: &mut [u8], packed: &mut [u8]) -> Result<()> {
+        let outs = (
+            exponents.par_chunks_exact_mut(self.columns / fp4::MX_BLOCK),
+            packed.par_chunks_exact_mut(self.columns / 2),
+        );
+        self.each(outs.into_par_iter(), |Buffers { row, codes, .. }, (exponents, packed)| {
+            codes.resize(row.len(), 0);
+            fp4::encode_mx(row, exponents, codes);
+            bits::pack(4, codes, packed);
+        })
+    }
+
+    /// NVFP4 under the tensor's scale `global`: for each row, an E4M3 scale for each 16 elements, and packed codes.
+    pub fn nvfp4(&self, global: f32, scales: &mut [u8], packed: &mut [u8]) -> Result<()> {
+        let outs =
+            (scales.par_chunks_exact_mut(self.columns / fp4::NV_BLOCK), packed.par_chunks_exact_mut(self.columns / 2));
+        self.each(outs.into_par_iter(), |Buffers { row, codes, .. }, (scales, packed)| {
+            codes.resize(row.len(), 0);
+            fp4::encode_nv(row, global, scales, codes);
+            bits::pack(4, codes, packed);
+        })
+    }
+
+    /// NF4 over all elements in one run: packed codes, the first in the high half, and the largest magnitude of each
+    /// `block` elements; the last block may be shorter.
+    pub fn nf4(&self, block: usize, scales: &mut [f32], packed: &mut [u8]) -> Result<()> {
+        let piece = block * (1_usize << 14).div_ceil(block).next_multiple_of(2);
+        let pieces = self.bytes.par_chunks(piece * self.dtype.size());
+        let outs = (scales.par_chunks_mut(piece / block), packed.par_chunks_mut(piece / 2)).into_par_iter();
+        pool::shared()?.install(|| {
+            pieces.zip(outs).for_each_init(
+                Buffers::default,
+                |Buffers { row, codes, .. }, (bytes, (scales, packed))| {
+                    let elements = bytes.len() / self.dtype.size();
+                    row.resize(elements, 0.0);
+                    codes.resize(elements, 0);
+                    dtype::to_f32(self.dtype, bytes, row);
+                    codebook::encode_nf4(row, block, scales, codes);
+                    codebook::pack_high_first(codes, packed);
+                },
+            );
+        });
+        Ok(())
+    }
+
+    /// The largest magnitude of all.
+    pub fn absmax(&self) -> Result<f32> {
+        let rows = self.bytes.par_chunks_exact((self.columns * self.dtype.size()).max(1));
+        Ok(pool::shared()?.install(|| {
+            rows.map_init(Vec::new, |row, bytes| {
+                row.resize(self.columns, 0.0);
+                dtype::to_f32(self.dtype, bytes, row);
+                group::absmax(row)
+            })
+            .reduce(|| 0.0, f32::max)
+        }))
+    }
+
+    /// Refuses NaN and infinities, by place.
+    pub fn refuse_nonfinite(&self, name: &str) -> Result<()> {
+        let piece = 1 << 14;
+        let pieces = self.bytes.par_chunks(piece * self.dtype.size());
+        let found = pool::shared()?.install(|| {
+            pieces.enumerate().find_map_first(|(at, bytes)| {
+                let mut row = vec![0.0; bytes.len() / self.dtype.size()];
+                dtype::to_f32(self.dtype, bytes, &mut row);
+                dtype::first_beyond(&row, f32::INFINITY).map(|offset| (at * piece + offset, row[offset]))
+            })
+        });
+        match found {
+            None => Ok(()),
+            Some((at, value)) => Err(Error::NonFinite(format!("{name}: element {at} is {value}"))),
+        }
+    }
+}
+
+/// Rows below which a thread is not worth waking.
+fn least_rows(columns: usize) -> usize {
+    (1_usize << 16).div_ceil(columns.max(1))
+}
+
+/// A matrix being written: f32 rows.
+fn into_rows<T: Send>(
+    out: &mut [f32],
+    columns: usize,
+    ins: impl IndexedParallelIterator<Item = T>,
+    work: impl Fn(&mut Vec<u8>, T, &mut [f32]) + Sync + Send,
+) -> Result<()> {
+    let rows = out.par_chunks_exact_mut(columns.max(1)).zip(ins).with_min_len(least_rows(columns));
+    pool::shared()?.install(|| rows.for_each_init(Vec::new, |codes, (row, item)| work(codes, item, row)));
+    Ok(())
+}
+
+/// What integer codes with whole or real zero points stand for: `(q - zero) * scale`.
+pub fn int_back(
+    packed: &[u8],
+    width: u32,
+    group: usize,
+    (scales, zeros): (&[f32], &[f32]),
+    columns: usize,
+    out: &mut [f32],
+) -> Result<()> {
+    let groups = columns / group;
+    let ins = (
+        packed.par_chunks_exact(bits::packed_bytes(columns, width as usize)),
+        (scales.par_chunks_exact(groups), zeros.par_chunks_exact(groups)),
+    );
+    into_rows(out, columns, ins.into_par_iter(), |codes, (packed, (scales, zeros)), row| {
+        codes.resize(row.len(), 0);
+        bits::unpack(width as usize, packed, codes);
+        for (((codes, row), scale), zero) in
+            codes.chunks_exact(group).zip(row.chunks_exact_mut(group)).zip(scales).zip(zeros)
+        {
+            hqq::scaled(codes, *scale, *zero, row);
+        }
+    })
+}
+
+/// What E4M3 bytes stand for.
+pub fn fp8_back(bytes: &[u8], group: usize, scales: &[f32], columns: usize, out: &mut [f32]) -> Result<()> {
+    let ins = (bytes.par_chunks_exact(columns), scales.par_chunks_exact(columns / group)).into_par_iter();
+    into_rows(out, columns, ins, |_, (bytes, scales), row| fp8::decode(bytes, group, scales, row))
+}
+
+/// What MXFP4 stands for.
+pub fn mxfp4_back(packed: &[u8], exponents: &[u8], columns: usize, out: &mut [f32]) -> Result<()> {
+    let ins = (packed.par_chunks_exact(columns / 2), exponents.par_chunks_exact(columns / fp4::MX_BLOCK));
+    into_rows(out, columns, ins.into_par_iter(), |codes, (packed, exponents), row| {
+        codes.resize(row.len(), 0);
+        bits::unpack(4, packed, codes);
+        fp4::decode_mx(codes, exponents, row);
+    })
+}
+
+/// What NVFP4 stands for.
+pub fn nvfp4_back(packed: &[u8], global: f32, scales: &[u8], columns: usize, out: &mut [f32]) -> Result<()> {
+    let ins = (packed.par_chunks_exact(columns / 2), scales.par_chunks_exact(columns / fp4::NV_BLOCK));
+    into_rows(out, columns, ins.into_par_iter(), |codes, (packed, scales), row| {
+        codes.resize(row.len(), 0);
+        bits::unpack(4, packed, codes);
+        fp4::decode_nv(codes, global, scales, row);
+    })
+}
+
+/// What NF4 stands for; `packed` and `scales` as [`Matrix::nf4`] made them.
+pub fn nf4_back(packed: &[u8], block: usize, scales: &[f32], out: &mut [f32]) -> Result<()> {
+    // Both values of a byte at once.
+    let pairs: Vec<[f32; 2]> = (0..=255_usize).map(|byte| [NF4[byte >> 4], NF4[byte & 15]]).collect();
+    let ins = (packed.par_chunks(block / 2), scales).into_par_iter();
+    pool::shared()?.install(|| {
+        out.par_chunks_mut(block).zip(ins).with_min_len(1 << 10).for_each(|(out, (packed, scale))| {
+            for (out, byte) in out.chunks_mut(2).zip(packed) {
+                for (out, value) in out.iter_mut().zip(pairs[usize::from(*byte)]) {
+                    *out = value * scale;
+                }
+            }
+        });
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::int::Span;
+
+    fn values(count: usize) -> Vec<f32> {
+        (0..count).map(|at| ((at * 7919 % 1013) as f32 - 500.0) / 300.0).collect()
+    }
+
+    fn bytes(x: &[f32]) -> Vec<u8> {
+        x.iter().flat_map(|x| x.to_le_bytes()).collect()
+    }
+
+    /// Rows, groups and threads change nothing: a matrix is its groups one after the other.
+    #[test]
+    fn a_matrix_is_its_rows() {
+        let (rows, columns, group) = (300, 192, 64);
+        let x = values(rows * columns);
+        let bytes = bytes(&x);
+        let matrix = Matrix { dtype: Dtype::F32, bytes: &bytes, columns };
+        let kind = Int { bits: 3, span: Span::Affine, scale_dtype: Dtype::F16 };
+        let groups = rows * columns / group;
+        let (mut scales, mut zeros) = (vec![0.0; groups], vec![0; groups]);
+        let mut packed = vec![0; rows * bits::packed_bytes(columns, 3)];
+        matrix.int(kind, group, None, &mut scales, &mut zeros, &mut packed).unwrap();
+
+        let mut grids = vec![Grid::default(); groups];
+        kind.fit(&x, group, &mut grids);
+        assert_eq!(scales, grids.iter().map(|grid| grid.scale).collect::<Vec<_>>());
+        let mut codes = vec![0; x.len()];
+        kind.encode(&x, group, &grids, &mut codes);
+        let mut plain = vec![0.0; x.len()];
+        kind.decode(&codes, group, &grids, &mut plain);
+
+        let zeros: Vec<f32> = zeros.into_iter().map(f32::from).collect();
+        let mut back = vec![0.0; x.len()];
+        int_back(&packed, 3, group, (&scales, &zeros), columns, &mut back).unwrap();
+        assert_eq!(back, plain);
+    }
+
+    #[test]
+    fn nf4_comes_back_through_pairs() {
+        for count in [64 * 700 + 12, 13, 64, 1] {
+            let x = values(count);
+            let bytes = bytes(&x);
+            let matrix = Matrix { dtype: Dtype::F32, bytes: &bytes, columns: count };
+            let (mut scales, mut packed) = (vec![0.0; count.div_ceil(64)], vec![0; count.div_ceil(2)]);
+            matrix.nf4(64, &mut scales, &mut packed).unwrap();
+            let (mut codes, mut plain, mut back) = (vec![0; count], vec![0.0; count], vec![0.0; count]);
+            codebook::unpack_high_first(&packed, &mut codes);
+            codebook::decode_nf4(&codes, 64, &scales, &mut plain);
+            nf4_back(&packed, 64, &scales, &mut back).unwrap();
+            assert_eq!(back, plain);
+        }
+    }
+
+    #[test]
+    fn an_infinity_is_named_by_its_place() {
+        let mut x = values(40_000);
+        x[33_333] = f32::NEG_INFINITY;
+        let bytes = bytes(&x);
+        let matrix = Matrix { dtype: Dtype::F32, bytes: &bytes, columns: 400 };
+        assert_eq!(matrix.refuse_nonfinite("w").unwrap_err().to_string(), "w: element 33333 is -inf");
+    }
+}
