@@ -21,6 +21,7 @@ class merge:
         origin: str,
         to: str,
         *,
+        function: tuple[str, Callable[..., Any]] | None,
         threads: int | None,
         shard_size: int,
         seed: int,
@@ -29,12 +30,21 @@ class merge:
         progress: Callable[[int, int], object] | None,
     ) -> str: ...
     @staticmethod
-    def plan_folder(config: str, origin: str, *, threads: int | None, shard_size: int, seed: int) -> str: ...
+    def plan_folder(
+        config: str,
+        origin: str,
+        *,
+        function: tuple[str, Callable[..., Any]] | None,
+        threads: int | None,
+        shard_size: int,
+        seed: int,
+    ) -> str: ...
     @staticmethod
     def merge_arrays(
         config: str,
         models: list[tuple[str, list[tuple[str, str, Any]]]],
         *,
+        function: tuple[str, Callable[..., Any]] | None,
         threads: int | None,
         seed: int,
         allow_nonfinite: bool,

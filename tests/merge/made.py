@@ -81,3 +81,9 @@ def assert_close(a, b, magnitude):
     """Within one number of their type, or within rounding of the ``magnitude`` that was added up to them."""
     far = (ulps(a, b) > 1) & ((a.float() - b.float()).abs() > 1e-6 * torch.as_tensor(magnitude))
     assert not far.any(), f"element {int(far.nonzero()[0])}: {a[far][0]} and {b[far][0]}"
+
+
+def statistics(path, tensors):
+    """A statistics file with these tensors, ``weight::statistic`` by name."""
+    save_file(tensors, path, metadata={"schema": "polmrs.stats/1", "model": "made", "source": "made"})
+    return path

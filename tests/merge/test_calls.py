@@ -207,7 +207,7 @@ def test_names_and_shapes_must_agree():
         ({"method": pm.TIES()}, ConfigError, "'base_model' is missing; ties needs it"),
         ({"method": pm.Linear(), "dtype": "bfloat61"}, ConfigError, "dtype: 'bfloat61' is not one of"),
         ({"method": pm.Linear(), "threads": 0}, UsageError, "threads: 0 is not at least 1"),
-        ({"method": pm.TIES(density=[0.5]), "base": {"w": torch.ones(2)}}, ConfigError, "ties.density: 1 numbers for 2 models"),
+        ({"method": pm.TIES(density=[0.5]), "base": {"w": torch.ones(2)}}, ConfigError, "ties.density: 1 values for 2 models"),
     ],
 )  # fmt: skip
 def test_a_call_that_makes_no_sense_is_refused(arguments, error, message):

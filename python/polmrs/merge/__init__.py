@@ -8,6 +8,8 @@
 array([ 1.,  2., -3.,  0.], dtype=float32)
 """
 
+from polmrs.merge.connectivity import Connectivity, lmc
+from polmrs.merge.custom import Custom
 from polmrs.merge.method import Method
 from polmrs.merge.methods import (
     DARE,
@@ -22,6 +24,7 @@ from polmrs.merge.methods import (
     BreadcrumbsTIES,
     DELLALinear,
     ExPO,
+    Fisher,
     Karcher,
     Linear,
     MetaGPT,
@@ -31,9 +34,11 @@ from polmrs.merge.methods import (
     NuSLERP,
     Passthrough,
     RAMPlusTL,
+    RegMean,
     TaskArithmetic,
 )
 from polmrs.merge.run import merge, plan
+from polmrs.merge.soup import Soup, greedy_soup
 
 __all__ = [
     "DARE",
@@ -46,8 +51,11 @@ __all__ = [
     "ArceeFusion",
     "Breadcrumbs",
     "BreadcrumbsTIES",
+    "Connectivity",
+    "Custom",
     "DELLALinear",
     "ExPO",
+    "Fisher",
     "Karcher",
     "Linear",
     "MetaGPT",
@@ -58,7 +66,11 @@ __all__ = [
     "NuSLERP",
     "Passthrough",
     "RAMPlusTL",
+    "RegMean",
+    "Soup",
     "TaskArithmetic",
+    "greedy_soup",
+    "lmc",
     "merge",
     "plan",
 ]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
-from polmrs.merge.method import BaseRole, Method
+from polmrs.merge.method import BaseRole, Method, PathOrName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -498,6 +498,51 @@ class RAMPlusTL(Method):
     """The most that the ratio counts."""
     epsilon: float = 1e-5
     """The magnitude above which an element counts as moved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fisher(Method):
+    r"""Average of models, weighted by each parameter's diagonal Fisher information.
+
+    $$\theta = \sum_i w_i F_i \theta_i / \sum_i w_i F_i$$
+
+    In a configuration: ``merge_method: fisher``. Has no base model; a ``base_model`` counts as a model.
+    Source: arXiv:2111.09832.
+    """
+
+    name: ClassVar[str] = "fisher"
+    base: ClassVar[BaseRole] = "none"
+    per_model: ClassVar[tuple[str, ...]] = ("statistics", "weight")
+
+    statistics: PathOrName | Sequence[PathOrName]
+    """The model's statistics file (stats.safetensors)."""
+    weight: float | Sequence[float] = 1.0
+    """Factor on the model's Fisher information."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegMean(Method):
+    r"""Linear layers whose outputs come nearest to those of every model on its own data, by least squares.
+
+    $$W = \left(\sum_i w_i W_i G_i\right)\left(\sum_i w_i G_i\right)^{-1},\quad G_i = \alpha X_i^\top X_i + (1
+    - \alpha)\,\mathrm{diag}(X_i^\top X_i)$$
+
+    In a configuration: ``merge_method: regmean``. Has no base model; a ``base_model`` counts as a model.
+    Source: arXiv:2212.09849.
+    """
+
+    name: ClassVar[str] = "regmean"
+    base: ClassVar[BaseRole] = "none"
+    per_model: ClassVar[tuple[str, ...]] = ("statistics", "weight")
+
+    statistics: PathOrName | Sequence[PathOrName]
+    """The model's statistics file (stats.safetensors)."""
+    weight: float | Sequence[float] = 1.0
+    """Factor on the model's data."""
+    alpha: float = 0.9
+    """Factor on what lies off the diagonal of the products of inputs."""
+    ridge: float = 1e-6
+    """What is added to the diagonal, in shares of its mean."""
 
 
 @dataclass(frozen=True, kw_only=True)

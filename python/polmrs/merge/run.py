@@ -11,7 +11,8 @@ from typing import Any, TypeAlias, overload
 from polmrs import _core
 from polmrs._tensor import Array, from_bits, is_torch, to_bits
 from polmrs.errors import ConfigError, NotFoundError, UsageError
-from polmrs.merge.method import Method
+from polmrs.merge.custom import Custom
+from polmrs.merge.method import Method, PathOrName
 
 StateDict: TypeAlias = Mapping[str, Array]
 """Tensor names to numpy arrays or CPU torch tensors."""
@@ -19,7 +20,8 @@ StateDict: TypeAlias = Mapping[str, Array]
 Progress: TypeAlias = Callable[[int, int], object]
 """Called a few times a second with (done, total), in bytes."""
 
-PathOrName: TypeAlias = str | PathLike[str]
+Function: TypeAlias = tuple[str, Callable[..., Any]]
+"""The grain of a ``Custom`` method, and its function."""
 
 
 @overload
@@ -99,7 +101,7 @@ def merge(
             raise UsageError("to: state dicts merge in memory; save the result, or pass paths")
         state_dicts = _with_base(models, base)
         config = _config(list(models), _base_name(base), method, dtype, out_dtype)
-        return _merge_arrays(config, state_dicts, seed, threads, allow_nonfinite, progress)
+        return _merge_arrays(config, state_dicts, _function(method), seed, threads, allow_nonfinite, progress)
     if to is None:
         raise UsageError("to: a merge of paths needs a folder to write")
     text, origin = _source(models, base, method, dtype, out_dtype)
@@ -108,6 +110,7 @@ def merge(
             text,
             origin,
             fspath(to),
+            function=_function(method),
             threads=threads,
             shard_size=shard_size,
             seed=seed,
@@ -133,9 +136,15 @@ def plan(
     """What ``merge`` of the same arguments will read, write and need (``polmrs.plan/1``), from headers alone."""
     text, origin = _source(models, base, method, dtype, out_dtype)
     described: dict[str, Any] = json.loads(
-        _core.merge.plan_folder(text, origin, threads=threads, shard_size=shard_size, seed=seed)
+        _core.merge.plan_folder(
+            text, origin, function=_function(method), threads=threads, shard_size=shard_size, seed=seed
+        )
     )
     return described
+
+
+def _function(method: Method | None) -> Function | None:
+    return (method.grain, method.fn) if isinstance(method, Custom) else None
 
 
 def _source(
@@ -202,6 +211,7 @@ def _with_base(models: Mapping[str, StateDict], base: StateDict | str | None) ->
 def _merge_arrays(
     config: dict[str, Any],
     state_dicts: dict[str, StateDict],
+    function: Function | None,
     seed: int,
     threads: int | None,
     allow_nonfinite: bool,
@@ -217,6 +227,7 @@ def _merge_arrays(
     merged = _core.merge.merge_arrays(
         json.dumps(config),
         models,
+        function=function,
         threads=threads,
         seed=seed,
         allow_nonfinite=allow_nonfinite,

@@ -84,7 +84,7 @@ fn classes() -> String {
          A per-model parameter takes one number for all models, or a sequence with one number a model (the base not\n\
          counted where the method has one).\n\"\"\"\n\n\
          from collections.abc import Sequence\nfrom dataclasses import dataclass\nfrom typing import ClassVar, Literal, Self\n\n\
-         from polmrs.merge.method import BaseRole, Method\n",
+         from polmrs.merge.method import BaseRole, Method, PathOrName\n",
     );
     for spec in METHODS.iter().map(|method| method.spec()) {
         let _ = write!(text, "\n\n@dataclass(frozen=True, kw_only=True)\nclass {}(Method):\n    r\"\"\"", spec.class);
@@ -112,8 +112,9 @@ fn classes() -> String {
             text.push('\n');
         }
         for param in effective(spec) {
-            let kind = match (param.default, param.scope, param.range) {
+            let kind = match (&param.default, param.scope, param.range) {
                 (Default::Is(Value::Flag(_)), _, _) => "bool".to_owned(),
+                (_, Scope::PerModel, Range::Text) => "PathOrName | Sequence[PathOrName]".to_owned(),
                 (_, Scope::PerModel, _) => "float | Sequence[float]".to_owned(),
                 (_, _, Range::OneOf(choices)) => literal(choices),
                 (_, _, Range::Count) => "int".to_owned(),
@@ -125,7 +126,7 @@ fn classes() -> String {
         }
         if !spec.paper_values.is_empty() {
             let values: Vec<String> =
-                spec.paper_values.iter().map(|(name, value)| format!("{name}={}", python(*value))).collect();
+                spec.paper_values.iter().map(|(name, value)| format!("{name}={}", python(value))).collect();
             let _ = write!(
                 text,
                 "\n    @classmethod\n    def paper(cls) -> Self:\n        \"\"\"The values of {}.\"\"\"\n        return cls({})\n",
@@ -164,20 +165,21 @@ fn field(param: &Param) -> &str {
 }
 
 fn default_text(param: &Param) -> Option<String> {
-    match param.default {
+    match &param.default {
         Default::Is(Value::Number(number)) if param.range == Range::Count => Some(number.to_string()),
         Default::Is(value) => Some(python(value)),
-        Default::Required(default) => default.map(|number| python(Value::Number(number))),
+        Default::Required(default) => default.map(|number| python(&Value::Number(number))),
         Default::Ignored(_) => None,
     }
 }
 
-fn python(value: Value) -> String {
+fn python(value: &Value) -> String {
     match value {
         Value::Flag(true) => "True".into(),
         Value::Flag(false) => "False".into(),
         Value::Number(number) => format!("{number:?}"),
         Value::Choice(name) => format!("\"{name}\""),
+        Value::Text(text) => format!("{text:?}"),
     }
 }
 
@@ -241,9 +243,10 @@ fn pages() -> String {
         text += "| parameter | for | default | values | meaning |\n|---|---|---|---|---|\n";
         for param in spec.params {
             let scope = if param.scope == Scope::Shared { "all" } else { "each model" };
-            let (default, values) = match param.default {
+            let (default, values) = match &param.default {
                 Default::Is(Value::Flag(flag)) => (flag.to_string(), "true, false".into()),
-                Default::Is(Value::Choice(name)) => (name.into(), param.range.text()),
+                Default::Is(Value::Choice(name)) => ((*name).into(), param.range.text()),
+                Default::Is(Value::Text(text)) => (text.to_string(), param.range.text()),
                 Default::Is(Value::Number(number)) => (number.to_string(), param.range.text()),
                 Default::Required(_) => ("required".into(), param.range.text()),
                 Default::Ignored(_) => ("-".into(), "accepted, no effect".into()),
@@ -252,7 +255,7 @@ fn pages() -> String {
         }
         if !spec.paper_values.is_empty() {
             let values: Vec<String> =
-                spec.paper_values.iter().map(|(name, value)| format!("`{name}={}`", python(*value))).collect();
+                spec.paper_values.iter().map(|(name, value)| format!("`{name}={}`", python(value))).collect();
             let _ = write!(text, "\n`{}.paper()` sets {}.\n", spec.class, values.join(", "));
         }
     }

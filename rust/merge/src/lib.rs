@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`config`], [`setting`] | a configuration, and what it says about each parameter of each tensor |
+//! | [`extra`] | what a merge takes beside models: statistics files, a caller's function |
 //! | [`spec`], [`params`] | what a method is, and the values of its parameters for one tensor |
 //! | [`methods`] | every method, one small file each or a row of a family |
 //! | [`program`], `outline` | a configuration and open models to a plan; where tensors belong, by their names |
@@ -12,6 +13,8 @@
 pub mod adapter;
 pub mod card;
 pub mod config;
+pub mod extra;
+mod least_squares;
 pub mod methods;
 pub mod model;
 mod outline;

@@ -2,6 +2,7 @@
 
 use crate::spec::{Default, Param, Scope, Spec, Value};
 use polmrs_core::{Error, Result};
+use std::sync::Arc;
 
 /// One tensor's parameter values.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,10 +21,10 @@ impl Params {
         describe: impl Fn(Option<usize>) -> String,
     ) -> Result<Params> {
         let value = |param: &Param, model: Option<usize>| -> Result<Option<(&'static str, Value)>> {
-            let value = match (given(param, model)?, param.default) {
+            let value = match (given(param, model)?, &param.default) {
                 (_, Default::Ignored(_)) => return Ok(None),
                 (Some(value), _) => value,
-                (None, Default::Is(value)) => value,
+                (None, Default::Is(value)) => value.clone(),
                 (None, Default::Required(_)) => {
                     let (name, method, place) = (param.name, spec.name, describe(model));
                     return Err(Error::Config(format!("{place}: parameter '{name}' is missing; {method} needs it")));
@@ -75,6 +76,15 @@ impl Params {
         self.per_model.iter().map(|values| number(find(values, name))).collect()
     }
 
+    /// A per-model text, for every model.
+    pub fn texts(&self, name: &str) -> Vec<Arc<str>> {
+        let text = |values: &Vec<(&'static str, Value)>| match find(values, name) {
+            Some(Value::Text(text)) => text,
+            _ => "".into(),
+        };
+        self.per_model.iter().map(text).collect()
+    }
+
     /// Whether a per-model number, if the method has it, is `value` for every model.
     pub fn each_is(&self, name: &str, value: f64) -> bool {
         let known = |values: &Vec<(&'static str, Value)>| find(values, name) == Some(Value::Number(value));
@@ -83,7 +93,7 @@ impl Params {
 }
 
 fn find(values: &[(&'static str, Value)], name: &str) -> Option<Value> {
-    values.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
+    values.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
 }
 
 /// `resolve` puts every parameter of the method in place, so asking for another one is a slip in the method's code,
@@ -92,6 +102,6 @@ fn number(value: Option<Value>) -> f64 {
     match value {
         Some(Value::Number(number)) => number,
         Some(Value::Flag(flag)) => f64::from(u8::from(flag)),
-        Some(Value::Choice(_)) | None => f64::NAN,
+        Some(Value::Choice(_) | Value::Text(_)) | None => f64::NAN,
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::card;
 use crate::config::Config;
+use crate::extra::Extra;
 use crate::model::{ModelFolder, read_text};
 use crate::program::{self, Opened};
 use crate::relayer::relayer;
@@ -61,6 +62,7 @@ pub struct Prepared {
     config: Config,
     document: Json,
     models: Vec<ModelFolder>,
+    extra: Extra,
     /// The output's config but for its type, where there is one.
     config_json: Option<Json>,
     plan: Plan,
@@ -72,6 +74,11 @@ pub struct Prepared {
 impl Prepared {
     /// Reads the configuration, opens the models and plans, from headers alone.
     pub fn new(node: &Node, settings: Settings) -> Result<Prepared> {
+        Prepared::with(node, settings, Extra::default())
+    }
+
+    /// The same with more than a configuration can name.
+    pub fn with(node: &Node, settings: Settings, mut extra: Extra) -> Result<Prepared> {
         let config = Config::decode(node, settings.lenient)?;
         let mut models = Vec::new();
         for model in &config.models {
@@ -79,13 +86,13 @@ impl Prepared {
         }
         let opened: Vec<Opened<'_>> =
             models.iter().map(|model| Opened { source: model.source.as_ref(), tied: model.tied() }).collect();
-        let mut plan = program::plan(&config, &opened, settings.seed)?;
+        let mut plan = program::plan(&config, &opened, settings.seed, &mut extra)?;
         let config_json = restacked(&config, &opened, &models, &mut plan.notes)?;
         let specs: Vec<Spec> = plan.outputs.iter().map(spec).collect();
         let layout = Writer::plan(&specs, settings.shard_size)?;
-        let cost = plan.cost(&sources(&models), settings.threads);
+        let cost = plan.cost(&sources(&models, &extra), settings.threads);
         let document = node.to_json();
-        Ok(Prepared { config, document, models, config_json, plan, layout, cost, settings })
+        Ok(Prepared { config, document, models, extra, config_json, plan, layout, cost, settings })
     }
 
     /// What was accepted and has no effect, or was left out.
@@ -160,7 +167,7 @@ impl Prepared {
         output.put("mergekit_config.yml", polmrs_io::yaml::emit_json(&named).as_bytes())?;
         let writer = Writer::create(output.folder(), self.layout.clone())?;
         let options = Options { threads: self.settings.threads, allow_nonfinite: self.settings.allow_nonfinite };
-        polmrs_engine::run(&sources(&self.models), &self.plan, &writer, options, ctl)?;
+        polmrs_engine::run(&sources(&self.models, &self.extra), &self.plan, &writer, options, ctl)?;
         writer.finish()?;
         Ok(())
     }
@@ -256,8 +263,8 @@ fn spec(meta: &Meta) -> Spec {
     Spec { name: meta.name.clone(), dtype: meta.dtype, shape: meta.shape.clone() }
 }
 
-fn sources(models: &[ModelFolder]) -> Vec<&dyn Source> {
-    models.iter().map(|model| model.source.as_ref()).collect()
+fn sources<'a>(models: &'a [ModelFolder], extra: &'a Extra) -> Vec<&'a dyn Source> {
+    models.iter().map(|model| model.source.as_ref()).chain(extra.sources()).collect()
 }
 
 fn pretty(json: &Json) -> String {

@@ -68,7 +68,7 @@ fn parameters(spec: &Spec, keep: impl Fn(&Param) -> bool) -> Json {
 
 /// A value, a gradient of values, or values by filter.
 fn setting(param: &Param) -> Json {
-    let mut value = match (param.default, param.range) {
+    let mut value = match (&param.default, param.range) {
         (Default::Ignored(_), _) => return json!({"description": format!("no effect: {}", param.doc)}),
         (Default::Is(Value::Flag(_)), _) => json!({"type": "boolean"}),
         (_, Range::OneOf(choices)) if choices.flags.is_some() => {
@@ -77,6 +77,7 @@ fn setting(param: &Param) -> Json {
         (_, Range::OneOf(choices)) => json!({"enum": choices.names}),
         (_, Range::Unit) => json!({"type": "number", "minimum": 0, "maximum": 1}),
         (_, Range::Count) => json!({"type": "integer", "minimum": 0}),
+        (_, Range::Text) => json!({"type": "string"}),
         (_, Range::Finite) => json!({"type": "number"}),
     };
     let gradient = json!({"type": "array", "items": value, "minItems": 1});
@@ -90,10 +91,10 @@ fn setting(param: &Param) -> Json {
         "description": param.doc,
         "anyOf": [value, gradient, filtered, {"type": "array", "items": filtered, "minItems": 1}],
     });
-    match param.default {
-        Default::Is(Value::Number(number)) => value["default"] = number.into(),
-        Default::Is(Value::Flag(flag)) => value["default"] = flag.into(),
-        Default::Is(Value::Choice(name)) => value["default"] = name.into(),
+    match &param.default {
+        Default::Is(Value::Number(number)) => value["default"] = (*number).into(),
+        Default::Is(Value::Flag(flag)) => value["default"] = (*flag).into(),
+        Default::Is(Value::Choice(name)) => value["default"] = (*name).into(),
         _ => {}
     }
     value

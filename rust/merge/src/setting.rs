@@ -32,8 +32,9 @@ pub struct Place<'a> {
 impl Setting {
     /// Reads a setting of `param`.
     pub fn decode(field: &Field<'_>, param: &Param) -> Result<Setting> {
-        let one = |field: &Field<'_>| match (param.default, param.range) {
+        let one = |field: &Field<'_>| match (&param.default, param.range) {
             (Default::Is(Value::Flag(_)), _) => field.as_bool().map(Value::Flag),
+            (_, Range::Text) => Ok(Value::Text(field.as_text()?.into())),
             (_, Range::OneOf(choices)) => choose(field, choices).map(Value::Choice),
             _ => field.as_f64().map(Value::Number),
         };
@@ -58,7 +59,7 @@ impl Setting {
     /// The value for a tensor, if this setting has one for it.
     pub fn at(&self, place: Place<'_>) -> Option<Value> {
         match self {
-            Setting::Constant(value) => Some(*value),
+            Setting::Constant(value) => Some(value.clone()),
             Setting::Gradient(values) => Some(along(values, place.depth)),
             Setting::ByName(choices) => choices
                 .iter()
@@ -87,12 +88,12 @@ fn choose(field: &Field<'_>, choices: &Choices) -> Result<&'static str> {
 fn along(values: &[Value], t: f64) -> Value {
     let scaled = t * (values.len() - 1) as f64;
     let left = scaled as usize;
-    match (values[left], values.get(left + 1)) {
+    match (&values[left], values.get(left + 1)) {
         (Value::Number(a), Some(Value::Number(b))) => {
             let share = scaled - left as f64;
             Value::Number((1.0 - share) * a + share * b)
         }
-        (value, _) => value,
+        (value, _) => value.clone(),
     }
 }
 
@@ -123,7 +124,7 @@ mod tests {
     fn number(setting: &Setting, name: &str, depth: f64) -> Option<f64> {
         match setting.at(Place { name, depth })? {
             Value::Number(number) => Some(number),
-            Value::Flag(_) | Value::Choice(_) => None,
+            Value::Flag(_) | Value::Choice(_) | Value::Text(_) => None,
         }
     }
 

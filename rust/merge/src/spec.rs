@@ -3,24 +3,32 @@
 //! The row is the only definition of a method's parameters: the configuration reader checks against it, `polmrs methods`
 //! and the documentation print it, and the Python classes are generated from it.
 
+use crate::extra::Function;
 use crate::params::Params;
 use polmrs_core::Result;
 use polmrs_engine::Stage;
+use polmrs_io::stats::Kind;
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A merge method.
 pub trait Method: Sync {
     /// Everything there is to know about it without running it.
     fn spec(&self) -> &Spec;
 
-    /// The stages that compute one tensor. Inputs: the base first where the method has one, then the models in order.
+    /// What it reads of every model's statistics file, if anything.
+    fn statistic(&self) -> Option<Kind> {
+        None
+    }
+
+    /// The stages that compute one tensor. Inputs: the base first where the method has one, then the models in order, then
+    /// the statistic of each model where the tensor has it.
     fn stages(&self, tensor: &Tensor<'_>, params: &Params) -> Result<Vec<Stage>>;
 }
 
 /// The tensor that stages are made for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Tensor<'a> {
     /// The output tensor's name: part of the key of its random numbers.
     pub name: &'a str,
@@ -28,10 +36,14 @@ pub struct Tensor<'a> {
     pub elements: u64,
     /// The size of its last dimension; a vector is one row.
     pub columns: u64,
-    /// The size of its first dimension; 1 for a scalar.
-    pub leading: u64,
+    /// All of its sizes, rows first.
+    pub shape: &'a [u64],
     /// Whether input 0 is a base.
     pub has_base: bool,
+    /// Whether the inputs have each model's statistic.
+    pub measured: bool,
+    /// The caller's own function, for the method that calls one.
+    pub function: Option<&'a Function>,
     /// What the tensors of the merge share.
     pub whole_model: &'a WholeModel,
     /// The seed of the whole merge.
@@ -42,6 +54,11 @@ impl Tensor<'_> {
     /// Its number of rows.
     pub fn rows(&self) -> u64 {
         self.elements.checked_div(self.columns).unwrap_or(0)
+    }
+
+    /// The size of its first dimension; 1 for a scalar.
+    pub fn leading(&self) -> u64 {
+        self.shape.first().copied().unwrap_or(1)
     }
 }
 
@@ -111,7 +128,7 @@ pub enum Scope {
 }
 
 /// A parameter's value.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// A real number.
     Number(f64),
@@ -119,10 +136,12 @@ pub enum Value {
     Flag(bool),
     /// One of the names that the parameter lists.
     Choice(&'static str),
+    /// Any text: the path of a file.
+    Text(Arc<str>),
 }
 
 /// What holds where a parameter is not given.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Default {
     /// This value.
     Is(Value),
@@ -143,6 +162,8 @@ pub enum Range {
     Count,
     /// One of these names.
     OneOf(&'static Choices),
+    /// Text.
+    Text,
 }
 
 /// The names of a choice.
@@ -169,6 +190,7 @@ impl Range {
             Range::Unit => "in [0, 1]".into(),
             Range::Count => "a whole number, 0 or more".into(),
             Range::OneOf(choices) => choices.names.join(", "),
+            Range::Text => "text".into(),
         }
     }
 
@@ -178,7 +200,7 @@ impl Range {
             Range::Finite => x.is_finite(),
             Range::Unit => (0.0..=1.0).contains(&x),
             Range::Count => x >= 0.0 && x.fract() == 0.0 && x <= 1e9,
-            Range::OneOf(_) => false,
+            Range::OneOf(_) | Range::Text => false,
         }
     }
 }
@@ -208,6 +230,20 @@ impl Param {
             range: Range::Finite,
             doc,
         }
+    }
+
+    /// A model's statistics file.
+    pub const STATISTICS: Param = Param {
+        name: "statistics",
+        scope: Scope::PerModel,
+        default: Default::Required(None),
+        range: Range::Text,
+        doc: "The model's statistics file (stats.safetensors).",
+    };
+
+    /// A per-model number with a default.
+    pub const fn each(name: &'static str, default: f64, doc: &'static str) -> Param {
+        Param { name, scope: Scope::PerModel, default: Default::Is(Value::Number(default)), range: Range::Finite, doc }
     }
 
     /// A shared number with a default.

@@ -3,17 +3,20 @@
 use crate::array::{Bits, Exclusive};
 use crate::call::{long, quick};
 use crate::error::to_py;
-use numpy::{Element, PyArrayDyn};
+use numpy::{Element, PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
 use polmrs_core::{Dtype, Error, Result, pool};
 use polmrs_engine::Options;
 use polmrs_engine::sink::MemorySink;
 use polmrs_engine::source::{MemorySource, Meta, Source};
 use polmrs_io::yaml::{self, Node};
 use polmrs_merge::config::Config;
+use polmrs_merge::extra::{Call, Extra, Function, FunctionExtent};
 use polmrs_merge::program::{self, Opened};
 use polmrs_merge::run::{Prepared, Settings};
 use pyo3::prelude::*;
+use pyo3::types::PyList;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A tensor as it crosses: its name, its type's torch name, its elements as unsigned integers.
 type Named<'py> = (String, String, Bound<'py, PyAny>);
@@ -27,13 +30,14 @@ pub(crate) mod merge {
 
 /// Merges model folders; gives the report as JSON.
 #[pyfunction]
-#[pyo3(signature = (config, origin, to, *, threads, shard_size, seed, overwrite, allow_nonfinite, progress))]
+#[pyo3(signature = (config, origin, to, *, function, threads, shard_size, seed, overwrite, allow_nonfinite, progress))]
 #[allow(clippy::too_many_arguments, reason = "one Python call, keywords only")]
 fn merge_folder(
     py: Python<'_>,
     config: &str,
     origin: &str,
     to: PathBuf,
+    function: Option<Custom>,
     threads: Option<usize>,
     shard_size: u64,
     seed: u64,
@@ -41,37 +45,46 @@ fn merge_folder(
     allow_nonfinite: bool,
     progress: Option<Bound<'_, PyAny>>,
 ) -> PyResult<String> {
-    long(py, progress.as_ref(), |ctl| {
+    let (function, raised) = wrapped(function)?;
+    let threads = if function.is_some() { Some(1) } else { threads };
+    let report = long(py, progress.as_ref(), |ctl| {
         let settings = Settings { overwrite, allow_nonfinite, ..settings(threads, shard_size, seed)? };
-        let report = Prepared::new(&yaml::parse_one(config, origin)?, settings)?.run(&to, ctl)?;
-        Ok(report.to_string())
-    })
+        let prepared = Prepared::with(&yaml::parse_one(config, origin)?, settings, Extra::with(function))?;
+        Ok(prepared.run(&to, ctl)?.to_string())
+    });
+    raised.instead_of(report)
 }
 
 /// Plans a merge of model folders from headers alone; gives the plan as JSON.
 #[pyfunction]
-#[pyo3(signature = (config, origin, *, threads, shard_size, seed))]
+#[pyo3(signature = (config, origin, *, function, threads, shard_size, seed))]
 fn plan_folder(
     py: Python<'_>,
     config: &str,
     origin: &str,
+    function: Option<Custom>,
     threads: Option<usize>,
     shard_size: u64,
     seed: u64,
 ) -> PyResult<String> {
+    let (function, _) = wrapped(function)?;
+    let threads = if function.is_some() { Some(1) } else { threads };
     quick(py, || {
         let settings = settings(threads, shard_size, seed)?;
-        Ok(Prepared::new(&yaml::parse_one(config, origin)?, settings)?.describe().to_string())
+        let prepared = Prepared::with(&yaml::parse_one(config, origin)?, settings, Extra::with(function))?;
+        Ok(prepared.describe().to_string())
     })
 }
 
 /// Merges state dicts, given in the order of the configuration's models.
 #[pyfunction]
-#[pyo3(signature = (config, models, *, threads, seed, allow_nonfinite, progress))]
+#[pyo3(signature = (config, models, *, function, threads, seed, allow_nonfinite, progress))]
+#[allow(clippy::too_many_arguments, reason = "one Python call, keywords only")]
 fn merge_arrays<'py>(
     py: Python<'py>,
     config: &str,
     models: Vec<(String, Vec<Named<'py>>)>,
+    function: Option<Custom>,
     threads: Option<usize>,
     seed: u64,
     allow_nonfinite: bool,
@@ -93,9 +106,12 @@ fn merge_arrays<'py>(
         let slices = arrays.iter().map(|(meta, bits)| (meta.clone(), bits.bytes())).collect();
         sources.push(MemorySource::new(model.as_str(), slices).map_err(fail)?);
     }
+    let (function, raised) = wrapped(function)?;
+    let threads = if function.is_some() { Some(1) } else { threads };
+    let mut extra = Extra::with(function);
     let plan = decode(config).and_then(|node| {
         let opened: Vec<Opened<'_>> = sources.iter().map(|source| Opened { source, tied: false }).collect();
-        program::plan(&Config::decode(&node, false)?, &opened, seed)
+        program::plan(&Config::decode(&node, false)?, &opened, seed, &mut extra)
     });
     let plan = plan.map_err(fail)?;
     let mut outputs = Vec::new();
@@ -105,14 +121,82 @@ fn merge_arrays<'py>(
     let mut exclusive = outputs.iter().map(|array| Exclusive::borrow("output", array)).collect::<PyResult<Vec<_>>>()?;
     let sink = MemorySink::new(exclusive.iter_mut().map(Exclusive::bytes).collect());
     let threads = threads.map_or_else(pool::default_threads, Ok).map_err(fail)?;
-    long(py, progress.as_ref(), |ctl| {
-        let sources: Vec<&dyn Source> = sources.iter().map(|source| source as &dyn Source).collect();
+    let done = long(py, progress.as_ref(), |ctl| {
+        let models = sources.iter().map(|source| source as &dyn Source);
+        let sources: Vec<&dyn Source> = models.chain(extra.sources()).collect();
         polmrs_engine::run(&sources, &plan, &sink, Options { threads, allow_nonfinite }, ctl)
-    })?;
+    });
+    raised.instead_of(done)?;
     drop(sink);
     drop(exclusive);
     let named = plan.outputs.iter().zip(outputs);
     Ok(named.map(|(meta, array)| (meta.name.clone(), meta.dtype.torch_name().into(), array)).collect())
+}
+
+/// A function of Python's, and how much of a tensor it sees: `elements`, `rows` or `tensor`.
+type Custom = (String, Py<PyAny>);
+
+/// The exception that a caller's function has raised.
+#[derive(Clone, Default)]
+struct Raised(Arc<Mutex<Option<PyErr>>>);
+
+impl Raised {
+    fn set(&self, error: PyErr) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+
+    /// The exception itself, in place of the error that it stopped the work with.
+    fn instead_of<T>(&self, result: PyResult<T>) -> PyResult<T> {
+        match self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(raised) => Err(raised),
+            None => result,
+        }
+    }
+}
+
+/// A caller's function as the engine calls it, and where its exceptions go.
+fn wrapped(custom: Option<Custom>) -> PyResult<(Option<Function>, Raised)> {
+    let raised = Raised::default();
+    let Some((grain, function)) = custom else { return Ok((None, raised)) };
+    let extent = match grain.as_str() {
+        "rows" => FunctionExtent::Rows,
+        "tensor" => FunctionExtent::Tensor,
+        _ => FunctionExtent::Elements,
+    };
+    let slot = raised.clone();
+    let compute = move |call: &Call<'_>, out: &mut [f32]| {
+        Python::attach(|py| {
+            called(py, &function, call, out).map_err(|error| {
+                let note = format!("in polmrs.merge.Custom, at tensor '{}'", call.tensor);
+                let noted = error.value(py).call_method1("add_note", (note,));
+                slot.set(noted.map_or_else(|failed| failed, |_| error));
+                Error::Internal("the caller's function raised an exception".into())
+            })
+        })
+    };
+    Ok((Some(Function { extent, compute: Arc::new(compute) }), raised))
+}
+
+/// Calls `function(name, base, models)` with fresh arrays, and takes over its result.
+fn called(py: Python<'_>, function: &Py<PyAny>, call: &Call<'_>, out: &mut [f32]) -> PyResult<()> {
+    let array = |values: &[f32]| {
+        let array = PyArrayDyn::<f32>::zeros(py, call.shape.as_slice(), false);
+        array.readwrite().as_slice_mut().map_err(PyErr::from)?.copy_from_slice(values);
+        Ok::<_, PyErr>(array)
+    };
+    let base = call.base.map(array).transpose()?;
+    let models = call.models.iter().map(|model| array(model)).collect::<PyResult<Vec<_>>>()?;
+    let result = function.call1(py, (call.tensor, base, PyList::new(py, models)?))?;
+    let numpy = py.import("numpy")?;
+    let result = numpy.call_method1("ascontiguousarray", (result, "float32"))?;
+    let result = result.cast::<PyArrayDyn<f32>>().map_err(PyErr::from)?;
+    if result.shape() != call.shape.as_slice() {
+        let (shape, wanted) = (result.shape(), &call.shape);
+        let message = format!("custom: the function gave an array of shape {shape:?}, not {wanted:?}");
+        return Err(to_py(py, &Error::Array(message)));
+    }
+    out.copy_from_slice(result.readonly().as_slice().map_err(PyErr::from)?);
+    Ok(())
 }
 
 fn settings(threads: Option<usize>, shard_size: u64, seed: u64) -> Result<Settings> {

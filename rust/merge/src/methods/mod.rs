@@ -1,8 +1,10 @@
 //! Every merge method: one small file each, or a row of a family.
 
 mod arcee_fusion;
+mod custom;
 mod delta;
 mod expo;
+mod fisher;
 mod karcher;
 mod linear;
 mod metagpt;
@@ -12,6 +14,7 @@ mod nearswap;
 mod nuslerp;
 mod passthrough;
 mod ram;
+mod regmean;
 mod sce;
 mod slerp;
 mod span;
@@ -21,7 +24,7 @@ use crate::spec::Method;
 use polmrs_core::{Error, Result, error::did_you_mean};
 
 /// Every method of this build.
-pub static METHODS: [&dyn Method; 22] = [
+pub static METHODS: [&dyn Method; 24] = [
     &linear::Linear,
     &slerp::SLERP,
     &nuslerp::NUSLERP,
@@ -43,14 +46,18 @@ pub static METHODS: [&dyn Method; 22] = [
     &arcee_fusion::ArceeFusion,
     &ram::RAM,
     &ram::RAMPLUS_TL,
+    &fisher::Fisher,
+    &regmean::RegMean,
     &passthrough::Passthrough,
 ];
 
 /// The method with this name in a configuration.
 pub fn find(name: &str) -> Result<&'static dyn Method> {
-    METHODS.into_iter().find(|method| method.spec().name == name).ok_or_else(|| {
-        let names: Vec<&str> = METHODS.iter().map(|method| method.spec().name).collect();
-        let hint = did_you_mean(name, names.iter().copied());
-        Error::Config(format!("'{name}' is not one of {}{hint}", names.join(", ")))
-    })
+    METHODS.into_iter().chain([&custom::Custom as &dyn Method]).find(|method| method.spec().name == name).ok_or_else(
+        || {
+            let names: Vec<&str> = METHODS.iter().map(|method| method.spec().name).collect();
+            let hint = did_you_mean(name, names.iter().copied());
+            Error::Config(format!("'{name}' is not one of {}{hint}", names.join(", ")))
+        },
+    )
 }

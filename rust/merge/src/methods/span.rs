@@ -174,7 +174,7 @@ fn by_column(
     coefficients: fn(&Gram, &Params) -> Result<Vec<f64>>,
     params: Params,
 ) -> Stage {
-    let stride = tensor.elements.checked_div(tensor.leading).unwrap_or(0) as usize;
+    let stride = tensor.elements.checked_div(tensor.leading()).unwrap_or(0) as usize;
     Stage::map_at(Grain::Whole, move |block, out| {
         let base = from_base.then(|| block.input(0));
         let inputs = &block.inputs[usize::from(from_base)..];

@@ -29,16 +29,20 @@ impl Planner<'_> {
             let dtype = self.config.out_dtype.unwrap_or(working);
             let unrounded = inputs.len() == 1 && inputs[0].round.is_none() && types[0] == dtype;
             let untouched = like.elements() == 0 || (unrounded && params.each_is("scale", 1.0));
+            let statistics = if untouched { Vec::new() } else { self.statistics(&inputs, params)? };
             let tensor = Tensor {
                 name,
                 elements: like.elements(),
                 columns: like.shape.last().copied().unwrap_or(1),
-                leading: like.shape.first().copied().unwrap_or(1),
+                shape: &like.shape,
                 has_base,
+                measured: !statistics.is_empty(),
+                function: self.extra.function.as_ref(),
                 whole_model: &self.whole_model,
                 seed: self.seed,
             };
             let stages = if untouched { vec![Stage::Copy] } else { self.config.method.stages(&tensor, params)? };
+            inputs.extend(statistics);
             (dtype, stages)
         } else if floats == 0 && types.iter().all(|dtype| *dtype == types[0]) {
             (types[0], vec![Stage::Copy])
@@ -48,6 +52,16 @@ impl Planner<'_> {
         };
         self.add(Meta { name: name.into(), dtype, shape: like.shape.clone() }, inputs, stages);
         Ok(())
+    }
+
+    /// The inputs that hold what the method reads of every model's statistics file.
+    fn statistics(&mut self, inputs: &[Input], params: &Params) -> Result<Vec<Input>> {
+        let Some(kind) = self.config.method.statistic() else { return Ok(Vec::new()) };
+        let models = self.models;
+        let meta = |input: &Input| &models[input.source].source.tensors()[input.tensor];
+        let paths = params.texts("statistics").into_iter();
+        let each: Vec<_> = paths.zip(inputs).map(|(path, input)| (path, meta(input), input)).collect();
+        self.extra.statistics(kind, &each, models.len())
     }
 
     /// Adds the job that copies one tensor of a model as it is.

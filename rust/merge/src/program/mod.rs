@@ -16,6 +16,7 @@ mod restack;
 pub use restack::{Restack, restacks};
 
 use crate::config::{Config, Module, Part};
+use crate::extra::Extra;
 use crate::outline::{Depths, Modules, Outline, depth, kind};
 use crate::params::Params;
 use crate::setting::{Place, Setting};
@@ -36,14 +37,15 @@ pub struct Opened<'a> {
     pub tied: bool,
 }
 
-/// Plans the merge of open models, given in the order of [`Config::models`].
-pub fn plan(config: &Config, models: &[Opened<'_>], seed: u64) -> Result<Plan> {
+/// Plans the merge of open models, given in the order of [`Config::models`]; the sources of `extra` follow them.
+pub fn plan(config: &Config, models: &[Opened<'_>], seed: u64, extra: &mut Extra) -> Result<Plan> {
     let modules = Modules::of(config)?;
     let mut planner = Planner {
         config,
         models,
         modules: &modules,
         seed,
+        extra,
         whole_model: WholeModel::default(),
         kinds: HashMap::new(),
         only_in_base: Vec::new(),
@@ -64,6 +66,7 @@ struct Planner<'a> {
     models: &'a [Opened<'a>],
     modules: &'a Modules<'a>,
     seed: u64,
+    extra: &'a mut Extra,
     whole_model: WholeModel,
     /// The kinds of tensors that a model has, once somebody asked.
     kinds: HashMap<usize, HashSet<String>>,
@@ -287,6 +290,7 @@ impl<'a> Planner<'a> {
     }
 
     fn finish(mut self) -> Result<Plan> {
+        self.plan.notes.extend(self.extra.notes(self.config.method));
         let models = |part: &Part| part.members.iter().map(|member| member.model).collect::<Vec<_>>();
         let mut parts = self.config.modules.iter().flat_map(|module| &module.parts);
         let first = parts.next().map(models);
