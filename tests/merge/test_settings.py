@@ -248,7 +248,7 @@ def test_a_model_that_is_not_there_is_named(probe):
 def test_a_sequence_gives_every_model_its_number():
     models = {name: {"w": torch.ones(1)} for name in ("a", "b", "c")}
     assert merge(models, method=Linear(weight=[1, 2, 4], normalize=False))["w"].item() == 7
-    with pytest.raises(ConfigError, match=r"linear.weight: 2 numbers for 3 models"):
+    with pytest.raises(ConfigError, match=r"linear.weight: 2 values for 3 models"):
         merge(models, method=Linear(weight=[1, 2]))
 
 
