@@ -10,7 +10,7 @@ TIES(weight=1.0, density=0.2, normalize=True, rescale=False, lambda_=1.0)
 import importlib
 from types import ModuleType
 
-__all__ = ["__version__", "config", "errors", "merge", "quantize", "rl"]
+__all__ = ["__version__", "config", "data", "errors", "merge", "quantize", "rl"]
 
 
 def __getattr__(name: str) -> ModuleType | str:

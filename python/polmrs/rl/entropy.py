@@ -6,8 +6,8 @@ import logging
 from typing import Literal
 
 from polmrs import _core
+from polmrs._arrays import A, flat, mask_bytes, offsets, output
 from polmrs._tensor import Array
-from polmrs.rl._arrays import A, flat, mask_bytes, offsets, output
 
 _log = logging.getLogger("polmrs")
 

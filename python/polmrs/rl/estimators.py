@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from polmrs import _core
+from polmrs._arrays import GroupIds, group_ids, integers, mask_bytes
 from polmrs._tensor import Array
-from polmrs.rl._arrays import GroupIds, group_ids, integers, mask_bytes
 
 
 def pass_at_k(

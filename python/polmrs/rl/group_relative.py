@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, overload
 
 from polmrs import _core
+from polmrs._arrays import A, GroupIds, flat, group_ids, output
 from polmrs._tensor import Array
-from polmrs.rl._arrays import A, GroupIds, flat, group_ids, output
 
 Scale: TypeAlias = Literal["std", "mad", "none"]
 Missing: TypeAlias = Literal["exclude", "refuse"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from polmrs import _core
+from polmrs._arrays import A, flat, mask_bytes, offsets, output, view
 from polmrs._tensor import Array
-from polmrs.rl._arrays import A, flat, mask_bytes, offsets, output, view
 
 Estimator: TypeAlias = Literal["k1", "k2", "k3", "abs"]
 

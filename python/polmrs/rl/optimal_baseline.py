@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from polmrs import _core
+from polmrs._arrays import A, GroupIds, flat, group_ids, integers, output
 from polmrs._tensor import Array
-from polmrs.rl._arrays import A, GroupIds, flat, group_ids, integers, output
 from polmrs.rl.group_relative import Alone, Missing
 
 

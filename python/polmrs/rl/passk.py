@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from polmrs import _core
-from polmrs.rl._arrays import A, GroupIds, flat, group_ids, output
+from polmrs._arrays import A, GroupIds, flat, group_ids, output
 from polmrs.rl.group_relative import Missing
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from polmrs import _core
+from polmrs._arrays import A, GroupIds, flat, group_ids, mask_bytes, offsets, output
 from polmrs._tensor import Array
-from polmrs.rl._arrays import A, GroupIds, flat, group_ids, mask_bytes, offsets, output
 from polmrs.rl.group_relative import Scale
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from polmrs import _core
+from polmrs._arrays import A, flat, made, mask_bytes, offsets
 from polmrs._tensor import Array
-from polmrs.rl._arrays import A, flat, made, mask_bytes, offsets
 
 
 def trajectory_pruning(

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from polmrs._arrays import A, GroupIds, flat, group_ids, integers, made
 from polmrs._tensor import Array
-from polmrs.rl._arrays import A, GroupIds, flat, group_ids, integers, made
 from polmrs.rl.generalized_advantage import Holes
 from polmrs.rl.group_relative import Alone, group_advantages
 from polmrs.rl.returns import discounted_returns

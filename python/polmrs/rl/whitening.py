@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from polmrs import _core
+from polmrs._arrays import A, mask_bytes, output, view
 from polmrs._tensor import Array
-from polmrs.rl._arrays import A, mask_bytes, output, view
 
 
 @dataclass(frozen=True, kw_only=True)

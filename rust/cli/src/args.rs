@@ -3,6 +3,8 @@
 use clap::{Args as Group, Parser, Subcommand};
 use std::path::PathBuf;
 
+pub(crate) mod data;
+
 /// Post-train, merge, compress and search LLMs.
 #[derive(Debug, Parser)]
 #[command(name = "polmrs", version, max_term_width = 100)]
@@ -21,6 +23,8 @@ pub(crate) enum Verb {
     Inspect(Inspect),
     /// Compare two checkpoints tensor by tensor
     Diff(Diff),
+    /// Clean and pack data sets
+    Data(data::Data),
     /// Convert a checkpoint of pickles (.bin, .pt, .pth) to safetensors without running their code
     Convert(Convert),
     /// List the methods of this build

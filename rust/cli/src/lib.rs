@@ -63,6 +63,7 @@ fn dispatch(args: &Args, ctl: &Ctl) -> Result<()> {
         Verb::Plan(args) => verbs::merge::plan(args),
         Verb::Inspect(args) => verbs::inspect::inspect(args, ctl),
         Verb::Diff(args) => verbs::diff::diff(args, ctl),
+        Verb::Data(args) => verbs::data::data(args, ctl),
         Verb::Convert(args) => verbs::convert::convert(args),
         Verb::Methods(args) => verbs::about::methods(args),
         Verb::Schema(args) => verbs::about::schema(args),

@@ -8,6 +8,7 @@
 //! | [`simd`] | one kernel source, compiled for three instruction sets, chosen at run time |
 //! | [`dtype`] | element types and their bulk conversion to and from `f32` |
 //! | [`philox`] | random numbers addressed by seed, name and element index |
+//! | [`ragged`] | the checked view of a batch of sequences of any lengths |
 //! | [`reduce`] | sums whose bits do not depend on threads or chunks |
 
 pub mod ctl;
@@ -15,6 +16,7 @@ pub mod dtype;
 pub mod error;
 pub mod philox;
 pub mod pool;
+pub mod ragged;
 pub mod reduce;
 pub mod simd;
 

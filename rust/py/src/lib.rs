@@ -1,8 +1,10 @@
 //! The extension module `polmrs._core`: array conversions, the two call wrappers and the error map. No logic.
 
+#[macro_use] // the macros below it
 mod array;
 mod call;
 mod config;
+mod data;
 mod error;
 mod merge;
 mod quant;
@@ -20,6 +22,8 @@ mod _core {
     use super::{cli, python_verb};
     #[pymodule_export]
     use crate::config::config;
+    #[pymodule_export]
+    use crate::data::data;
     #[pymodule_export]
     use crate::merge::merge;
     #[pymodule_export]

@@ -2,6 +2,7 @@
 
 pub(crate) mod about;
 pub(crate) mod convert;
+pub(crate) mod data;
 pub(crate) mod diff;
 pub(crate) mod inspect;
 pub(crate) mod merge;

@@ -1,7 +1,6 @@
 //! Advantages relative to the samples of the same prompt, and what is estimated over them.
 
-use super::{Any, apart, ragged, word};
-use crate::array::{read, write};
+use crate::array::{Any, apart, ragged, read, word, write};
 use crate::call::quick;
 use numpy::{Element, PyArrayDyn, PyUntypedArrayMethods};
 use polmrs_core::Result;

@@ -1,7 +1,6 @@
 //! Recurrences over time: GAE, returns, V-trace.
 
-use super::{Any, apart, ragged, word};
-use crate::array::{read, write};
+use crate::array::{Any, apart, ragged, read, word, write};
 use crate::call::quick;
 use numpy::{Element, PyArrayDyn, PyUntypedArrayMethods};
 use polmrs_rl::float::Float;

@@ -1,7 +1,6 @@
 //! What is computed token by token: whitening, KL, the entropy coefficient, pruning.
 
-use super::{Any, apart, ragged, word};
-use crate::array::{read, write};
+use crate::array::{Any, apart, ragged, read, word, write};
 use crate::call::quick;
 use numpy::{Element, PyArrayDyn, PyUntypedArrayMethods};
 use polmrs_rl::entropy::Direction;
