@@ -26,6 +26,11 @@ class merge:
         shard_size: int,
         seed: int,
         overwrite: bool,
+        resume: bool,
+        sync_every: int,
+        verify: bool,
+        report: bool,
+        max_memory: int | None,
         allow_nonfinite: bool,
         progress: Callable[[int, int], object] | None,
     ) -> str: ...
@@ -38,6 +43,7 @@ class merge:
         threads: int | None,
         shard_size: int,
         seed: int,
+        max_memory: int | None,
     ) -> str: ...
     @staticmethod
     def merge_arrays(
@@ -47,6 +53,7 @@ class merge:
         function: tuple[str, Callable[..., Any]] | None,
         threads: int | None,
         seed: int,
+        max_memory: int | None,
         allow_nonfinite: bool,
         progress: Callable[[int, int], object] | None,
     ) -> list[tuple[str, str, Any]]: ...

@@ -476,7 +476,7 @@ def test_the_result_goes_to_stdout_and_json_has_a_schema(home, polmrs):
     assert report["schema"] == "polmrs.merge/1"
     assert planned["schema"] == "polmrs.plan/1"
     assert report["to"] == "second"
-    assert report.keys() - planned.keys() == {"to", "seconds"}
+    assert report.keys() - planned.keys() == {"to", "seconds", "resumed_tensors", "verified"}
     assert planned["method"] == "task_arithmetic"
     assert [(row["model"], row["base"], row["tensors"]) for row in planned["inputs"]] == [
         ("math", False, 3), ("code", False, 3), ("base", True, 3)]  # fmt: skip

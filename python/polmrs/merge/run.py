@@ -37,6 +37,11 @@ def merge(
     threads: int | None = None,
     shard_size: int = 5_000_000_000,
     overwrite: bool = False,
+    resume: bool = False,
+    sync_every: int = 1 << 28,
+    verify: bool = False,
+    report: bool = False,
+    max_memory: int | None = None,
     allow_nonfinite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]: ...
@@ -53,6 +58,7 @@ def merge(
     out_dtype: str | None = None,
     seed: int = 0,
     threads: int | None = None,
+    max_memory: int | None = None,
     allow_nonfinite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Array]: ...
@@ -70,6 +76,11 @@ def merge(
     threads: int | None = None,
     shard_size: int = 5_000_000_000,
     overwrite: bool = False,
+    resume: bool = False,
+    sync_every: int = 1 << 28,
+    verify: bool = False,
+    report: bool = False,
+    max_memory: int | None = None,
     allow_nonfinite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -83,7 +94,12 @@ def merge(
 
     ``base`` is a path, a state dict, or the name of one of the models. ``dtype`` is the type that inputs are rounded to
     first, ``out_dtype`` that of the result (both default to the inputs'); arithmetic is in f32. ``seed`` decides random
-    masks: the same seed gives the same bits for any number of threads. Memory stays bounded by buffers, about 300 MB.
+    masks: the same seed gives the same bits for any number of threads. Memory stays bounded by buffers, about 300 MB;
+    ``max_memory`` sets another bound, in bytes, and refuses a method that needs more for one tensor.
+
+    A merge into a folder that was interrupted leaves ``TO.partial``. With ``resume`` the next one goes on from there, at
+    most ``sync_every`` bytes back, to the same bits; without, it starts over. ``verify`` reads the result back and
+    compares it with what was written; ``report`` writes ``polmrs_report.json``, which ``polmrs report`` shows.
 
     Returns the report of a merge into a folder (``polmrs.merge/1``: method, tensors, bytes, seconds), or the state dict:
     torch tensors if the first model has torch tensors, else numpy arrays. Raises ``ConfigError`` for a parameter out
@@ -101,11 +117,14 @@ def merge(
             raise UsageError("to: state dicts merge in memory; save the result, or pass paths")
         state_dicts = _with_base(models, base)
         config = _config(list(models), _base_name(base), method, dtype, out_dtype)
-        return _merge_arrays(config, state_dicts, _function(method), seed, threads, allow_nonfinite, progress)
+        function = _function(method)
+        return _merge_arrays(
+            config, state_dicts, function, seed, threads, max_memory, allow_nonfinite, progress
+        )
     if to is None:
         raise UsageError("to: a merge of paths needs a folder to write")
     text, origin = _source(models, base, method, dtype, out_dtype)
-    report: dict[str, Any] = json.loads(
+    done: dict[str, Any] = json.loads(
         _core.merge.merge_folder(
             text,
             origin,
@@ -115,11 +134,16 @@ def merge(
             shard_size=shard_size,
             seed=seed,
             overwrite=overwrite,
+            resume=resume,
+            sync_every=sync_every,
+            verify=verify,
+            report=report,
+            max_memory=max_memory,
             allow_nonfinite=allow_nonfinite,
             progress=progress,
         )
     )
-    return report
+    return done
 
 
 def plan(
@@ -132,12 +156,19 @@ def plan(
     seed: int = 0,
     threads: int | None = None,
     shard_size: int = 5_000_000_000,
+    max_memory: int | None = None,
 ) -> dict[str, Any]:
     """What ``merge`` of the same arguments will read, write and need (``polmrs.plan/1``), from headers alone."""
     text, origin = _source(models, base, method, dtype, out_dtype)
     described: dict[str, Any] = json.loads(
         _core.merge.plan_folder(
-            text, origin, function=_function(method), threads=threads, shard_size=shard_size, seed=seed
+            text,
+            origin,
+            function=_function(method),
+            threads=threads,
+            shard_size=shard_size,
+            seed=seed,
+            max_memory=max_memory,
         )
     )
     return described
@@ -214,6 +245,7 @@ def _merge_arrays(
     function: Function | None,
     seed: int,
     threads: int | None,
+    max_memory: int | None,
     allow_nonfinite: bool,
     progress: Progress | None,
 ) -> dict[str, Any]:
@@ -230,6 +262,7 @@ def _merge_arrays(
         function=function,
         threads=threads,
         seed=seed,
+        max_memory=max_memory,
         allow_nonfinite=allow_nonfinite,
         progress=progress,
     )

@@ -27,6 +27,8 @@ pub(crate) enum Verb {
     Data(data::Data),
     /// Convert a checkpoint of pickles (.bin, .pt, .pth) to safetensors without running their code
     Convert(Convert),
+    /// Show what a merge did to its tensors, the worst first
+    Report(Report),
     /// List the methods of this build
     Methods(Methods),
     /// Print the JSON Schema of a configuration
@@ -48,6 +50,9 @@ pub(crate) struct Merging {
     /// The seed of random masks
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
+    /// The most memory for buffers and workspaces [default: about 200 MiB and what whole-tensor methods need]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) max_memory: Option<u64>,
     /// Note unknown keys of the configuration instead of refusing them
     #[arg(long)]
     pub(crate) lenient: bool,
@@ -65,6 +70,21 @@ pub(crate) struct Merge {
     /// Replace OUT if it is a model folder already
     #[arg(long)]
     pub(crate) overwrite: bool,
+    /// Go on with what a run that was interrupted left in OUT.partial, if there is such
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Bytes of output between two points from which --resume can go on
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = parse_size)]
+    pub(crate) sync_every: u64,
+    /// Read the result back and compare it, tensor by tensor, with what was written
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// Write polmrs_report.json: how far each tensor moved, and whether the models agreed
+    #[arg(long)]
+    pub(crate) report: bool,
+    /// Stop at the first NaN or infinity: the default
+    #[arg(long, conflicts_with = "allow_nonfinite")]
+    pub(crate) fail_on_nonfinite: bool,
     /// Let NaN and infinities through instead of stopping at the first
     #[arg(long)]
     pub(crate) allow_nonfinite: bool,
@@ -126,6 +146,25 @@ pub(crate) struct Convert {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Report {
+    /// The output folder of a merge with --report
+    pub(crate) out: PathBuf,
+    /// What to sort by
+    #[arg(long, value_name = "KEY", default_value = "relative",
+          value_parser = polmrs_merge::report::COLUMNS.map(|(key, _)| key))]
+    pub(crate) by: String,
+    /// How many tensors to list
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) top: usize,
+    /// Print JSON, with every tensor
+    #[arg(long, conflicts_with = "png")]
+    pub(crate) json: bool,
+    /// Draw KEY as a picture of layers and kinds of tensors too (Python package only; needs matplotlib)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) png: Option<PathBuf>,
 }
 
 #[derive(Debug, Group)]

@@ -65,6 +65,7 @@ fn dispatch(args: &Args, ctl: &Ctl) -> Result<()> {
         Verb::Diff(args) => verbs::diff::diff(args, ctl),
         Verb::Data(args) => verbs::data::data(args, ctl),
         Verb::Convert(args) => verbs::convert::convert(args),
+        Verb::Report(args) => verbs::report::report(args),
         Verb::Methods(args) => verbs::about::methods(args),
         Verb::Schema(args) => verbs::about::schema(args),
         Verb::Completions(args) => verbs::about::completions(args),

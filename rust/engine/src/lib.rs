@@ -10,17 +10,25 @@
 //! | [`sink`] | where they go: a checkpoint being written, arrays in memory, nowhere |
 //! | [`job`] | what to do: regions, stages, blocks, values that one stage leaves for the next |
 //! | [`schedule`] | the scheduler |
+//! | [`durable`] | a checkpoint with a journal: what a killed run had done, the next one goes on from |
+//! | [`survey`] | what each job did to its tensor |
+//! | [`mod@verify`] | reading a finished checkpoint back |
 //! | [`measure`] | statistics and differences: jobs without output |
 //! | [`plan`] | all jobs of one piece of work, and what they will cost |
 
+pub mod durable;
 pub mod job;
 pub mod measure;
+mod memory;
 pub mod plan;
 pub mod schedule;
 pub mod sink;
 pub mod source;
 mod stream;
+pub mod survey;
+pub mod verify;
 
+pub use durable::{Durable, Wanted};
 pub use job::{Accumulate, Block, Grain, Input, Job, Later, Reduce, Scope, Scratch, Stage, Target};
 pub use plan::{Cost, Plan};
 pub use schedule::{Options, run};

@@ -100,7 +100,7 @@ pub fn statistics(source: &dyn Source, threads: usize, ctl: &Ctl) -> Result<Vec<
         );
         plan.jobs.push(job(meta, &[(0, tensor)], stage));
     }
-    schedule::run(&[source], &plan, &Nowhere, Options { threads, allow_nonfinite: true }, ctl)?;
+    schedule::run(&[source], &plan, &Nowhere, Options { threads, allow_nonfinite: true, ..Options::default() }, ctl)?;
     found.iter().map(|later| later.get().cloned()).collect()
 }
 
@@ -141,7 +141,7 @@ pub fn differences(a: &dyn Source, b: &dyn Source, threads: usize, ctl: &Ctl) ->
         );
         plan.jobs.push(job(meta, &[(0, tensor), (1, other)], stage));
     }
-    schedule::run(&[a, b], &plan, &Nowhere, Options { threads, allow_nonfinite: true }, ctl)?;
+    schedule::run(&[a, b], &plan, &Nowhere, Options { threads, allow_nonfinite: true, ..Options::default() }, ctl)?;
     found.iter().map(|later| later.get().cloned()).collect()
 }
 

@@ -1,7 +1,7 @@
 //! All jobs of one piece of work, known from headers alone, and what they will cost.
 
 use crate::job::{Grain, Job, Stage};
-use crate::schedule::resident_budget;
+use crate::memory::{hungriest, share_out};
 use crate::source::{Meta, Source};
 use polmrs_core::{Error, Result};
 
@@ -29,13 +29,18 @@ pub struct Cost {
     pub streamed_bytes: u64,
     /// An upper bound of the buffers held at once, in bytes.
     pub peak_memory: u64,
+    /// What one worker needs for the largest block, in bytes: whole tensors, for a method that works on them.
+    pub workspace: u64,
 }
 
 impl Plan {
-    /// What running this plan on `threads` threads costs.
-    pub fn cost(&self, sources: &[&dyn Source], threads: usize) -> Cost {
+    /// What running this plan on `threads` threads costs, within `limit` bytes of memory if that is set.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if one job alone needs more memory than that.
+    pub fn cost(&self, sources: &[&dyn Source], threads: usize, limit: Option<u64>) -> Result<Cost> {
+        let shares = share_out(self, threads, limit)?;
         let mut cost = Cost { output_bytes: self.outputs.iter().map(Meta::nbytes).sum(), ..Cost::default() };
-        let mut scratch = 0;
         let mut resident = 0;
         for job in &self.jobs {
             let read: u64 = job.inputs.iter().map(|input| input_bytes(sources, input)).sum();
@@ -45,11 +50,16 @@ impl Plan {
             if job.stages.len() > 1 {
                 resident = resident.max(read);
             }
-            scratch = scratch.max(job.stages.iter().map(|stage| scratch_bytes(job, stage)).max().unwrap_or(0));
         }
-        let held = (resident * (threads as u64 + 1)).min(resident_budget());
-        cost.peak_memory = scratch * threads as u64 + held;
-        cost
+        cost.workspace = hungriest(self).map_or(0, |(_, need)| need);
+        let held = resident.saturating_mul(threads as u64 + 1).min(shares.resident);
+        cost.peak_memory = cost.workspace.saturating_mul(threads as u64).min(shares.working) + held;
+        Ok(cost)
+    }
+
+    /// The job with the largest block: what it is called, and the bytes that one worker needs for it.
+    pub fn hungriest(&self) -> Option<(&str, u64)> {
+        hungriest(self).map(|(job, need)| (job.name.as_str(), need))
     }
 
     /// Checks that the jobs' regions lie inside their tensors and that the outputs are covered exactly once.
@@ -89,7 +99,7 @@ pub(crate) fn input_bytes(sources: &[&dyn Source], input: &crate::job::Input) ->
 }
 
 /// The buffers that one worker needs for one block: raw bytes of one region, and `f32` for all of them.
-fn scratch_bytes(job: &Job, stage: &Stage) -> u64 {
+pub(crate) fn scratch_bytes(job: &Job, stage: &Stage) -> u64 {
     let (units, step) = job.cut(stage.grain());
     let share = |len: u64| if units == 0 { 0 } else { len.div_ceil(units) * step.min(units) };
     let floats: u64 = job.inputs.iter().map(|input| share(input.len)).sum::<u64>()

@@ -6,66 +6,113 @@
 //! took which block: blocks are cut by shape alone, and ordered sums carry their order with them.
 
 use crate::job::{Job, Reduce, Scope, Stage};
-use crate::plan::{Plan, input_bytes};
+use crate::memory::{Shares, share_out};
+use crate::plan::{Plan, input_bytes, scratch_bytes};
 use crate::sink::Sink;
 use crate::source::Source;
 use crate::stream::{Buffers, Free, Resident, Span, Stream, guard};
+use crate::survey::Survey;
 use polmrs_core::{Ctl, Error, Result, pool};
 use std::any::Any;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering::AcqRel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Bytes of inputs kept between the passes of jobs that make more than one.
-pub(crate) fn resident_budget() -> u64 {
-    192 << 20
-}
-
-/// Output bytes between two flushes to disk, so that the last one is short.
-const SYNC_EVERY: u64 = 256 << 20;
-
 /// How to run a plan.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
+#[derive(Clone, Copy)]
+pub struct Options<'a> {
     /// Worker threads.
     pub threads: usize,
     /// Let NaN and infinities through instead of stopping at the first.
     pub allow_nonfinite: bool,
+    /// The most bytes of buffers to hold at once; without it, a few blocks for each worker and 192 MiB.
+    pub max_memory: Option<u64>,
+    /// Output bytes between two flushes to disk: few, so that the last one is short and little is lost.
+    pub sync_every: u64,
+    /// Output tensors that the sink holds already; empty, if it holds none.
+    pub done: &'a [bool],
+    /// Looks at every block that is computed.
+    pub survey: Option<&'a Survey>,
 }
 
-/// Runs every job of the plan. On an error or a cancellation, what was written stays in the sink, unfinished.
-pub fn run(sources: &[&dyn Source], plan: &Plan, sink: &dyn Sink, options: Options, ctl: &Ctl) -> Result<()> {
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Options { threads: 1, allow_nonfinite: false, max_memory: None, sync_every: 256 << 20, done: &[], survey: None }
+    }
+}
+
+/// Runs every job of the plan. On an error or a cancellation, what was written stays in the sink, and is as durable
+/// as the last sync made it.
+pub fn run(sources: &[&dyn Source], plan: &Plan, sink: &dyn Sink, options: Options<'_>, ctl: &Ctl) -> Result<()> {
     plan.check(sources)?;
-    ctl.expect(plan.cost(sources, options.threads).streamed_bytes);
+    let cost = plan.cost(sources, options.threads, options.max_memory)?;
+    ctl.expect(cost.streamed_bytes);
     let scheduler = Scheduler {
         stream: Stream {
             sources,
             outputs: &plan.outputs,
             sink,
             allow_nonfinite: options.allow_nonfinite,
+            survey: options.survey,
             free: Free::default(),
         },
         jobs: &plan.jobs,
+        stages: stages_to_run(plan, options.done),
         members: members(&plan.jobs),
+        shares: share_out(plan, options.threads, options.max_memory)?,
         ctl,
+        sync_every: options.sync_every.max(1),
         written: AtomicU64::new(0),
+        whole: Mutex::new(Whole { missing: missing(plan), tensors: Vec::new() }),
         queue: Mutex::new(Queue::default()),
         news: Condvar::new(),
     };
     pool::build(options.threads)?.broadcast(|_| scheduler.work());
-    match scheduler.lock().failed.take() {
-        Some(error) => Err(error),
-        None => ctl.check(),
+    scheduler.lock().failed.take().map_or_else(|| ctl.check(), Err)?;
+    scheduler.sync()
+}
+
+/// How many stages of each job must run: none of a job whose outputs are there, but for those up to the last group
+/// reduction that another job waits for.
+fn stages_to_run(plan: &Plan, done: &[bool]) -> Vec<usize> {
+    let is_done =
+        |job: &Job| !job.outputs.is_empty() && job.outputs.iter().all(|target| done.get(target.tensor) == Some(&true));
+    let mut stages: Vec<usize> = plan.jobs.iter().map(|job| if is_done(job) { 0 } else { job.stages.len() }).collect();
+    loop {
+        let running = plan.jobs.iter().zip(&stages).flat_map(|(job, count)| &job.stages[..*count]);
+        let needed: HashSet<u32> = running.filter_map(group).collect();
+        let mut grown = false;
+        for (job, count) in plan.jobs.iter().zip(&mut stages) {
+            let last = job.stages.iter().rposition(|stage| group(stage).is_some_and(|group| needed.contains(&group)));
+            if let Some(last) = last.filter(|last| *last >= *count) {
+                (*count, grown) = (last + 1, true);
+            }
+        }
+        if !grown {
+            return stages;
+        }
     }
+}
+
+fn group(stage: &Stage) -> Option<u32> {
+    match stage {
+        Stage::Reduce(Reduce { scope: Scope::Group(group), .. }) => Some(*group),
+        _ => None,
+    }
+}
+
+/// How many jobs write each output tensor.
+fn missing(plan: &Plan) -> Vec<usize> {
+    let mut missing = vec![0; plan.outputs.len()];
+    plan.jobs.iter().flat_map(|job| &job.outputs).for_each(|target| missing[target.tensor] += 1);
+    missing
 }
 
 /// How many jobs meet in each group.
 fn members(jobs: &[Job]) -> HashMap<u32, usize> {
     let mut members = HashMap::new();
-    for stage in jobs.iter().flat_map(|job| &job.stages) {
-        if let Stage::Reduce(Reduce { scope: Scope::Group(group), .. }) = stage {
-            *members.entry(*group).or_insert(0) += 1;
-        }
+    for group in jobs.iter().flat_map(|job| &job.stages).filter_map(group) {
+        *members.entry(group).or_insert(0) += 1;
     }
     members
 }
@@ -84,6 +131,8 @@ struct Pass<'a> {
     resident: Option<Arc<Resident>>,
     /// What the resident bytes take of the budget.
     held: u64,
+    /// What one worker needs for one block.
+    need: u64,
 }
 
 impl Pass<'_> {
@@ -111,16 +160,34 @@ struct Queue<'a> {
     next_job: usize,
     alive: usize,
     held: u64,
+    /// What the blocks in work need.
+    working: u64,
     groups: HashMap<u32, (usize, Option<Gathered>, Vec<Parked>)>,
     failed: Option<Error>,
 }
 
+/// Output tensors on their way to the disk.
+struct Whole {
+    /// How many jobs have still to write each.
+    missing: Vec<usize>,
+    /// Those that are whole and wait for the next flush.
+    tensors: Vec<usize>,
+}
+
+/// From here on, a worker gives a block's buffers back rather than keep them for the next block.
+const LARGE: u64 = 32 << 20;
+
 struct Scheduler<'a> {
     stream: Stream<'a>,
     jobs: &'a [Job],
+    /// How many stages of each job run.
+    stages: Vec<usize>,
     members: HashMap<u32, usize>,
+    shares: Shares,
     ctl: &'a Ctl,
+    sync_every: u64,
     written: AtomicU64,
+    whole: Mutex<Whole>,
     queue: Mutex<Queue<'a>>,
     news: Condvar,
 }
@@ -130,10 +197,12 @@ impl<'a> Scheduler<'a> {
     fn work(&self) {
         let mut buffers = Buffers::default();
         while let Some((pass, block)) = self.next() {
-            let done = self.ctl.check().and_then(|()| self.block(&pass, block, &mut buffers)).and_then(|()| match pass
-                .unfinished
-                .fetch_sub(1, AcqRel)
-            {
+            let worked = self.ctl.check().and_then(|()| self.block(&pass, block, &mut buffers));
+            if pass.need >= LARGE {
+                buffers = Buffers::default();
+            }
+            self.put_down(pass.need);
+            let done = worked.and_then(|()| match pass.unfinished.fetch_sub(1, AcqRel) {
                 1 => self.complete(&pass),
                 _ => Ok(()),
             });
@@ -159,17 +228,28 @@ impl<'a> Scheduler<'a> {
             if queue.failed.is_some() {
                 return None;
             }
-            if let Some((pass, block)) = queue.ready.front_mut() {
+            if let Some(at) = self.affordable(&queue) {
+                let (pass, block) = &mut queue.ready[at];
                 let taken = (Arc::clone(pass), *block);
                 *block += 1;
                 if *block == taken.0.blocks() {
-                    queue.ready.pop_front();
+                    queue.ready.remove(at);
+                }
+                if self.shares.working < u64::MAX {
+                    queue.working += taken.0.need;
                 }
                 return Some(taken);
             }
-            if queue.next_job < self.jobs.len() {
+            if !queue.ready.is_empty() {
+                queue = self.news.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            } else if queue.next_job < self.jobs.len() {
                 let number = queue.next_job;
                 queue.next_job += 1;
+                let job = &self.jobs[number];
+                self.ctl.advance(self.bytes_of(job) * (job.stages.len() - self.stages[number]) as u64);
+                if self.stages[number] == 0 {
+                    continue;
+                }
                 let opened = self.open(&mut queue, number, 0, None, 0);
                 if let Some(empty) = opened {
                     drop(queue);
@@ -184,6 +264,20 @@ impl<'a> Scheduler<'a> {
             } else {
                 queue = self.news.wait(queue).unwrap_or_else(PoisonError::into_inner);
             }
+        }
+    }
+
+    /// The place of the first ready pass whose next block fits into the memory for blocks. With none in work, any does.
+    fn affordable(&self, queue: &Queue<'a>) -> Option<usize> {
+        let fits = |pass: &Pass<'a>| queue.working == 0 || pass.need <= self.shares.working - queue.working;
+        queue.ready.iter().position(|(pass, _)| fits(pass))
+    }
+
+    /// Gives back what a block needed.
+    fn put_down(&self, need: u64) {
+        if self.shares.working < u64::MAX {
+            self.lock().working -= need;
+            self.news.notify_all();
         }
     }
 
@@ -208,7 +302,7 @@ impl<'a> Scheduler<'a> {
         let blocks = units.div_ceil(step);
         if resident.is_none() && self.passes_from(job, stage) > 1 {
             let bytes = self.bytes_of(job);
-            if queue.held + bytes <= resident_budget() {
+            if queue.held + bytes <= self.shares.resident {
                 queue.held += bytes;
                 held = bytes;
                 resident = Some(Arc::new(Resident::new(job.inputs.len(), blocks, &self.stream.free)));
@@ -216,8 +310,9 @@ impl<'a> Scheduler<'a> {
         }
         queue.alive += 1;
         let unfinished = AtomicU64::new(blocks);
-        let pass =
-            Arc::new(Pass { job, number, stage, units, step, unfinished, gathered: Mutex::default(), resident, held });
+        let need = scratch_bytes(job, &job.stages[stage]);
+        let gathered = Mutex::default();
+        let pass = Arc::new(Pass { job, number, stage, units, step, unfinished, gathered, resident, held, need });
         if blocks == 0 {
             return Some(pass);
         }
@@ -276,10 +371,27 @@ impl<'a> Scheduler<'a> {
         Ok(())
     }
 
-    /// Counts written bytes and makes them durable every [`SYNC_EVERY`].
+    /// Counts written bytes and makes them durable now and then.
     fn flush(&self, bytes: u64) -> Result<()> {
         let before = self.written.fetch_add(bytes, AcqRel);
-        if before / SYNC_EVERY == (before + bytes) / SYNC_EVERY { Ok(()) } else { self.stream.sink.sync() }
+        if before / self.sync_every == (before + bytes) / self.sync_every { Ok(()) } else { self.sync() }
+    }
+
+    /// Makes what is written durable, and tells the sink which tensors are whole by now.
+    fn sync(&self) -> Result<()> {
+        let whole = std::mem::take(&mut guard(&self.whole).tensors);
+        self.stream.sink.sync(&whole)
+    }
+
+    /// Notes that a job has written its outputs.
+    fn wrote(&self, job: &Job) {
+        let mut whole = guard(&self.whole);
+        for target in &job.outputs {
+            whole.missing[target.tensor] -= 1;
+            if whole.missing[target.tensor] == 0 {
+                whole.tensors.push(target.tensor);
+            }
+        }
     }
 
     /// Ends a pass whose blocks are all done, and opens what comes next.
@@ -306,9 +418,13 @@ impl<'a> Scheduler<'a> {
             let mut queue = self.lock();
             queue.alive -= 1;
             let next = pass.stage + 1;
-            if !keep || next == pass.job.stages.len() {
+            if !keep || next == self.stages[pass.number] {
                 queue.held -= pass.held;
                 self.news.notify_all();
+                drop(queue);
+                if keep && next == pass.job.stages.len() {
+                    self.wrote(pass.job);
+                }
                 return Ok(());
             }
             let same_cut = pass.job.cut(pass.job.stages[next].grain()) == pass.job.cut(pass.stage().grain());
@@ -333,7 +449,7 @@ impl<'a> Scheduler<'a> {
             (Some(whole), Some(part)) => Some((reduce.merge)(whole, part)?),
             (whole, part) => whole.or(part),
         };
-        if pass.stage + 1 < pass.job.stages.len() {
+        if pass.stage + 1 < self.stages[pass.number] {
             parked.push((pass.number, pass.stage + 1));
         }
         if arrived + 1 < self.members[&group] {

@@ -9,8 +9,9 @@ pub trait Sink: Sync {
     /// Puts `bytes` at byte `offset` of an output tensor.
     fn write(&self, tensor: usize, offset: u64, bytes: &[u8]) -> Result<()>;
 
-    /// Makes what was written so far durable, where that means something.
-    fn sync(&self) -> Result<()> {
+    /// Makes what was written so far durable, where that means something. `whole` are the output tensors that became
+    /// whole since the last call and before this one.
+    fn sync(&self, _whole: &[usize]) -> Result<()> {
         Ok(())
     }
 }
@@ -20,7 +21,7 @@ impl Sink for Writer {
         Writer::write(self, tensor, offset, bytes)
     }
 
-    fn sync(&self) -> Result<()> {
+    fn sync(&self, _: &[usize]) -> Result<()> {
         Writer::sync(self)
     }
 }
@@ -31,6 +32,15 @@ pub struct Nowhere;
 impl Sink for Nowhere {
     fn write(&self, tensor: usize, _: u64, _: &[u8]) -> Result<()> {
         Err(Error::Internal(format!("output {tensor} written by work that has no output")))
+    }
+}
+
+/// A sink that takes everything and keeps nothing: for measuring.
+pub struct Discard;
+
+impl Sink for Discard {
+    fn write(&self, _: usize, _: u64, _: &[u8]) -> Result<()> {
+        Ok(())
     }
 }
 

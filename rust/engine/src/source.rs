@@ -3,6 +3,7 @@
 use polmrs_core::{Dtype, Error, Result};
 use polmrs_io::safetensors::Checkpoint;
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 /// A tensor's name, element type and shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +40,9 @@ pub trait Source: Send + Sync {
 
     /// The index of a tensor in [`tensors`](Source::tensors).
     fn find(&self, name: &str) -> Option<usize>;
+
+    /// The files that its bits come from: a run that goes on with another's work asks whether they are the same.
+    fn files(&self) -> Vec<PathBuf>;
 
     /// Fills `bytes` with the elements from `first` on, little-endian, in the declared type.
     fn read(&self, tensor: usize, first: u64, bytes: &mut [u8]) -> Result<()>;
@@ -79,6 +83,10 @@ impl Source for CheckpointSource {
 
     fn find(&self, name: &str) -> Option<usize> {
         self.checkpoint.find(name)
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.checkpoint.files().map(PathBuf::from).collect()
     }
 
     fn read(&self, tensor: usize, first: u64, bytes: &mut [u8]) -> Result<()> {
@@ -122,6 +130,10 @@ impl Source for MemorySource<'_> {
 
     fn find(&self, name: &str) -> Option<usize> {
         self.index.get(name).copied()
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        Vec::new()
     }
 
     fn read(&self, tensor: usize, first: u64, bytes: &mut [u8]) -> Result<()> {

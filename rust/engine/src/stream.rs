@@ -3,6 +3,7 @@
 use crate::job::{Block, Input, Job, Spare, Target};
 use crate::sink::Sink;
 use crate::source::{Meta, Source};
+use crate::survey::Survey;
 use polmrs_core::{Dtype, Error, Result, dtype};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -68,6 +69,7 @@ pub(crate) struct Stream<'a> {
     pub(crate) outputs: &'a [Meta],
     pub(crate) sink: &'a dyn Sink,
     pub(crate) allow_nonfinite: bool,
+    pub(crate) survey: Option<&'a Survey>,
     pub(crate) free: Free,
 }
 
@@ -121,8 +123,8 @@ impl Stream<'_> {
 
     /// Rounds and writes what a map computed.
     pub(crate) fn write(&self, job: &Job, span: Span, buffers: &mut Buffers) -> Result<()> {
-        let Buffers { raw, outputs, .. } = buffers;
-        for (target, values) in job.outputs.iter().zip(outputs.iter()) {
+        let Buffers { raw, inputs, outputs, .. } = buffers;
+        for (target, values) in job.outputs.iter().zip(outputs.iter_mut()) {
             let meta = &self.outputs[target.tensor];
             let first = target.first + span.elements(target.len).0;
             if !self.allow_nonfinite
@@ -136,6 +138,10 @@ impl Stream<'_> {
             raw.resize(values.len() * meta.dtype.size(), 0);
             dtype::from_f32(meta.dtype, values, raw);
             self.sink.write(target.tensor, first * meta.dtype.size() as u64, raw)?;
+            if let Some(survey) = self.survey {
+                dtype::to_f32(meta.dtype, raw, values);
+                survey.look(target.tensor, span.ordinal, inputs, values);
+            }
         }
         Ok(())
     }

@@ -1,11 +1,13 @@
 //! The scheduler: every block once, stages in order, groups that meet, the same bits for any number of threads.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 use polmrs_core::reduce::{Ordered, sum};
 use polmrs_core::{Ctl, Dtype, Error};
 use polmrs_engine::sink::MemorySink;
 use polmrs_engine::source::{MemorySource, Meta, Source};
-use polmrs_engine::{Grain, Input, Job, Later, Options, Plan, Scope, Stage, Target, run};
+use polmrs_engine::{Grain, Input, Job, Later, Options, Plan, Scope, Sink, Stage, Target, run};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
 const SIZES: [u64; 6] = [200_000, 1, 0, 65_536, 65_537, 7];
 
@@ -69,7 +71,7 @@ fn execute(plan: &Plan, threads: usize, ctl: &Ctl) -> polmrs_core::Result<Vec<Ve
     let source = MemorySource::new("m", data.iter().map(|(meta, bytes)| (meta.clone(), bytes.as_slice())).collect())?;
     let mut outputs: Vec<Vec<u8>> = plan.outputs.iter().map(|meta| vec![0xaa; meta.nbytes() as usize]).collect();
     let sink = MemorySink::new(outputs.iter_mut().map(Vec::as_mut_slice).collect());
-    run(&[&source as &dyn Source], plan, &sink, Options { threads, allow_nonfinite: false }, ctl)?;
+    run(&[&source as &dyn Source], plan, &sink, Options { threads, ..Options::default() }, ctl)?;
     Ok(outputs)
 }
 
@@ -204,4 +206,142 @@ fn blocks_of_rows_hold_whole_rows() {
     let bytes = execute(&Plan { outputs, jobs: vec![job], notes: vec![] }, 2, &Ctl::new()).unwrap();
     let values: Vec<f32> = bytes[0].as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect();
     assert!(values.iter().enumerate().all(|(at, value)| *value == (at / 200) as f32));
+}
+
+/// A sink that counts what arrives for every tensor and remembers what it was told to be whole.
+struct Counting {
+    bytes: Mutex<Vec<u64>>,
+    whole: Mutex<Vec<usize>>,
+}
+
+impl Counting {
+    fn new() -> Counting {
+        Counting { bytes: Mutex::new(vec![0; SIZES.len()]), whole: Mutex::default() }
+    }
+}
+
+impl Sink for Counting {
+    fn write(&self, tensor: usize, _: u64, bytes: &[u8]) -> polmrs_core::Result<()> {
+        self.bytes.lock().unwrap()[tensor] += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn sync(&self, whole: &[usize]) -> polmrs_core::Result<()> {
+        for tensor in whole {
+            assert_eq!(self.bytes.lock().unwrap()[*tensor], 4 * SIZES[*tensor], "tensor {tensor} is not whole");
+        }
+        self.whole.lock().unwrap().extend(whole);
+        Ok(())
+    }
+}
+
+fn count(plan: &Plan, options: Options<'_>) -> (Vec<u64>, Vec<usize>) {
+    let data = tensors();
+    let source =
+        MemorySource::new("m", data.iter().map(|(meta, bytes)| (meta.clone(), bytes.as_slice())).collect()).unwrap();
+    let sink = Counting::new();
+    run(&[&source as &dyn Source], plan, &sink, options, &Ctl::new()).unwrap();
+    let mut whole = sink.whole.into_inner().unwrap();
+    whole.sort_unstable();
+    (sink.bytes.into_inner().unwrap(), whole)
+}
+
+#[test]
+fn every_tensor_is_told_to_be_whole_once_and_only_then() {
+    for (threads, sync_every) in [(1, 1), (3, 1), (2, 100_000), (2, 1 << 40)] {
+        for whole_model in [false, true] {
+            let options = Options { threads, sync_every, ..Options::default() };
+            let (_, whole) = count(&centre(whole_model), options);
+            assert_eq!(whole, (0..SIZES.len()).collect::<Vec<_>>(), "{threads} threads, every {sync_every}");
+        }
+    }
+}
+
+#[test]
+fn what_is_done_is_not_written_again_but_is_still_part_of_its_group() {
+    let done = [true, false, true, false, false, true];
+    for whole_model in [false, true] {
+        let data = tensors();
+        let source =
+            MemorySource::new("m", data.iter().map(|(meta, bytes)| (meta.clone(), bytes.as_slice())).collect())
+                .unwrap();
+        let all = execute(&centre(whole_model), 2, &Ctl::new()).unwrap();
+        let mut rest: Vec<Vec<u8>> = all.iter().map(|bytes| vec![0xaa; bytes.len()]).collect();
+        let sink = MemorySink::new(rest.iter_mut().map(Vec::as_mut_slice).collect());
+        let (options, ctl) = (Options { threads: 2, done: &done, ..Options::default() }, Ctl::new());
+        run(&[&source as &dyn Source], &centre(whole_model), &sink, options, &ctl).unwrap();
+        drop(sink);
+        for tensor in 0..SIZES.len() {
+            let untouched = vec![0xaa; all[tensor].len()];
+            assert!(rest[tensor] == if done[tensor] { untouched } else { all[tensor].clone() }, "tensor {tensor}");
+        }
+        let (progress, total) = ctl.progress();
+        assert_eq!(progress, total);
+    }
+    let (bytes, whole) = count(&centre(true), Options { done: &[true; SIZES.len()], ..Options::default() });
+    assert_eq!((bytes.iter().sum::<u64>(), whole.len()), (0, 0));
+}
+
+/// out = x, whole tensors at a time, noting how many bytes of them are in work at once.
+fn whole_tensors(seen: &Arc<[AtomicU64; 2]>) -> Plan {
+    let outputs = tensors().into_iter().map(|(meta, _)| meta).collect();
+    let job = |tensor: usize| {
+        let seen = Arc::clone(seen);
+        let stage = Stage::map_at(Grain::Whole, move |block, out| {
+            let size = block.input(0).len() as u64;
+            let now = seen[0].fetch_add(size, SeqCst) + size;
+            seen[1].fetch_max(now, SeqCst);
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            out.copy_from_slice(block.input(0));
+            seen[0].fetch_sub(size, SeqCst);
+            Ok(())
+        });
+        let (inputs, outputs) = (vec![input(tensor)], vec![target(tensor)]);
+        Job { name: format!("t{tensor}"), inputs, outputs, stages: vec![stage] }
+    };
+    Plan { outputs, jobs: (0..SIZES.len()).map(job).collect(), notes: vec![] }
+}
+
+#[test]
+fn whole_tensors_take_turns_where_memory_is_short_and_one_that_never_fits_is_refused() {
+    let seen = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
+    let plan = whole_tensors(&seen);
+    let (name, need) = plan.hungriest().unwrap();
+    assert_eq!((name, need), ("t0", (4 + 4 + 8) * SIZES[0]));
+    let options = Options { threads: 6, max_memory: Some(need), ..Options::default() };
+    let (bytes, _) = count(&plan, options);
+    assert_eq!(bytes, SIZES.map(|size| 4 * size));
+    assert_eq!(seen[1].load(SeqCst), SIZES[0], "the largest must be alone");
+    let (sink, ctl) = (Counting::new(), Ctl::new());
+    let data = tensors();
+    let source =
+        MemorySource::new("m", data.iter().map(|(meta, bytes)| (meta.clone(), bytes.as_slice())).collect()).unwrap();
+    let options = Options { max_memory: Some(need - 1), ..options };
+    let message = run(&[&source as &dyn Source], &plan, &sink, options, &ctl).unwrap_err().to_string();
+    assert_eq!(sink.bytes.into_inner().unwrap(), [0; SIZES.len()]);
+    assert_eq!(
+        message,
+        format!("max-memory: {} bytes do not hold the workspace of 't0', which needs {need}", need - 1)
+    );
+}
+
+#[test]
+fn resident_inputs_follow_the_limit_and_bits_do_not() {
+    let free = execute(&centre(false), 3, &Ctl::new()).unwrap();
+    let (name, need) = centre(false).hungriest().map(|(name, need)| (name.to_owned(), need)).unwrap();
+    assert_eq!(name, "t4");
+    let data = tensors();
+    let source =
+        MemorySource::new("m", data.iter().map(|(meta, bytes)| (meta.clone(), bytes.as_slice())).collect()).unwrap();
+    for limit in [need, 2 * need, 3 * need, 3 * need + 1_000_000, 1 << 40] {
+        let plan = centre(false);
+        let cost = plan.cost(&[&source], 3, Some(limit)).unwrap();
+        assert!(cost.peak_memory <= limit, "{limit}: {cost:?}");
+        let mut outputs: Vec<Vec<u8>> = free.iter().map(|bytes| vec![0; bytes.len()]).collect();
+        let sink = MemorySink::new(outputs.iter_mut().map(Vec::as_mut_slice).collect());
+        let options = Options { threads: 3, max_memory: Some(limit), ..Options::default() };
+        run(&[&source as &dyn Source], &plan, &sink, options, &Ctl::new()).unwrap();
+        drop(sink);
+        assert!(outputs == free, "{limit}");
+    }
 }

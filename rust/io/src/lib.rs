@@ -2,11 +2,15 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`digest`] | the BLAKE3 hash of bytes that arrive in any order |
+//! | [`journal`] | checksummed lines: what a run has done, for the run that goes on |
 //! | [`output`] | output folders that are whole or not there |
 //! | [`safetensors`] | reading and writing checkpoints, one file or many |
 //! | [`stats`] | the schema of statistics files that merging, quantization and pruning share |
 //! | [`yaml`] | the one YAML reader: mergekit's scalars, positions in every error |
 
+pub mod digest;
+pub mod journal;
 pub mod output;
 pub mod safetensors;
 pub mod stats;

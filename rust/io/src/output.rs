@@ -1,15 +1,19 @@
 //! Output folders that are whole or not there: work happens in `OUT.partial`, one rename makes it `OUT`.
 //!
 //! `OUT.partial` holds a locked file, so a second run into the same place is told that the first is at work, and what a
-//! killed run left is recognised and replaced. It appears by renaming a folder that holds the lock already, so of any
-//! number of runs that begin together exactly one wins.
+//! killed run left is recognised, and replaced or gone on with. It appears, and goes, by renaming a folder that holds the
+//! lock, so of any number of runs that begin together exactly one wins, and the others say why they did not.
 
 use polmrs_core::{Error, Result};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 const LOCK: &str = ".polmrs.lock";
+const JOURNAL: &str = ".polmrs.journal";
+const SCRATCH: &str = ".polmrs.scratch";
 
 /// An output folder in the making.
 #[derive(Debug)]
@@ -17,38 +21,79 @@ pub struct Output {
     out: PathBuf,
     partial: PathBuf,
     overwrite: bool,
+    resumed: bool,
     _lock: File,
 }
 
 impl Output {
-    /// Takes `OUT.partial` for this run.
+    /// Takes `OUT.partial` for this run. What a killed run left there is replaced, or kept if `resume` is set.
     ///
     /// # Errors
     /// [`Error::Exists`] if `out` is there and `overwrite` is not set, if it is there and does not look like a model
     /// folder, or if another run is writing it.
-    pub fn begin(out: &Path, overwrite: bool) -> Result<Output> {
+    pub fn begin(out: &Path, overwrite: bool, resume: bool) -> Result<Output> {
         check_target(out, overwrite)?;
         let out = resolve(out)?;
-        let Some(name) = out.file_name() else {
+        if out.file_name().is_none() {
             return Err(Error::Usage(format!("{}: not the name of a folder", out.display())));
-        };
-        let beside = |suffix: String| {
-            let mut name = name.to_owned();
-            name.push(suffix);
-            out.with_file_name(name)
-        };
-        let partial = beside(".partial".into());
-        let fresh = beside(format!(".partial-{}", std::process::id()));
+        }
+        let partial = beside(&out, ".partial");
         if let Some(parent) = out.parent() {
             fs::create_dir_all(parent).map_err(Error::io(parent, "create"))?;
         }
         for _ in 0..3 {
-            match claim(&fresh, &partial)? {
-                Some(lock) => return Ok(Output { out, partial, overwrite, _lock: lock }),
-                None => clear_remnant(&partial)?,
-            }
+            let (lock, resumed) = match claim(&aside(&out), &partial)? {
+                Some(lock) => (lock, false),
+                None => match take_over(&partial)? {
+                    Some(lock) if resume => (lock, true),
+                    Some(_lock) => {
+                        remove(&out, &partial).map_err(Error::io(&partial, "remove"))?;
+                        continue;
+                    }
+                    None => continue,
+                },
+            };
+            let output = Output { out, partial, overwrite, resumed, _lock: lock };
+            // Another run may have finished since the first look.
+            return match settle(&output.out, &output.partial).and_then(|()| check_target(&output.out, overwrite)) {
+                Ok(()) => Ok(output),
+                Err(error) if resumed => Err(error),
+                Err(error) => {
+                    output.discard();
+                    Err(error)
+                }
+            };
         }
         Err(busy(&partial))
+    }
+
+    /// Whether an earlier run began it.
+    pub fn resumed(&self) -> bool {
+        self.resumed
+    }
+
+    /// Where the journal of the work belongs; it goes when the folder becomes the output.
+    pub fn journal(&self) -> PathBuf {
+        self.partial.join(JOURNAL)
+    }
+
+    /// A folder for what is not part of the output: intermediate results. It goes when the folder becomes the output.
+    pub fn scratch(&self) -> Result<PathBuf> {
+        let scratch = self.partial.join(SCRATCH);
+        fs::create_dir_all(&scratch).map_err(Error::io(&scratch, "create"))?;
+        Ok(scratch)
+    }
+
+    /// Empties the folder that an earlier run began.
+    pub fn clear(&self) -> Result<()> {
+        let entries = fs::read_dir(&self.partial).map_err(Error::io(&self.partial, "list"))?;
+        for entry in entries.filter_map(|entry| entry.ok()).filter(|entry| entry.file_name() != LOCK) {
+            let path = entry.path();
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }
+                .map_err(Error::io(&path, "remove"))?;
+        }
+        Ok(())
     }
 
     /// Where to write.
@@ -56,29 +101,43 @@ impl Output {
         &self.partial
     }
 
-    /// Writes a small file into the folder, durably.
+    /// Writes a small file into the folder, durably, in place of one that an earlier run wrote.
     pub fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.partial.join(name);
+        let path = self.vacant(name)?;
         let mut file = File::create_new(&path).map_err(Error::io(&path, "create"))?;
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io(&path, "write"))
     }
 
-    /// Copies a file into the folder, durably.
+    /// Copies a file into the folder, durably, in place of one that an earlier run wrote.
     pub fn copy(&self, from: &Path, name: &str) -> Result<()> {
-        let path = self.partial.join(name);
+        let path = self.vacant(name)?;
         let mut source = File::open(from).map_err(Error::io(from, "open"))?;
         let mut file = File::create_new(&path).map_err(Error::io(&path, "create"))?;
         io::copy(&mut source, &mut file).and_then(|_| file.sync_all()).map_err(Error::io(&path, "write"))
     }
 
+    /// The path of a file that is not there (any more).
+    fn vacant(&self, name: &str) -> Result<PathBuf> {
+        let path = self.partial.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(&path, "replace")(error)),
+            _ => Ok(path),
+        }
+    }
+
+    /// Makes what the folder lists durable.
+    pub fn sync(&self) -> Result<()> {
+        sync_folder(&self.partial)
+    }
+
     /// Makes the folder the output; everything in it must be durable already.
     pub fn commit(self) -> Result<()> {
-        let lock = self.partial.join(LOCK);
-        fs::remove_file(&lock).map_err(Error::io(&lock, "remove"))?;
+        let scratch = self.partial.join(SCRATCH);
+        if scratch.symlink_metadata().is_ok() {
+            fs::remove_dir_all(&scratch).map_err(Error::io(&scratch, "remove"))?;
+        }
         sync_folder(&self.partial)?;
-        let mut old = self.partial.clone().into_os_string();
-        old.push(".old");
-        let old = PathBuf::from(old);
+        let old = beside(&self.partial, ".old");
         let replaced = self.overwrite && self.out.symlink_metadata().is_ok();
         if replaced {
             fs::rename(&self.out, &old).map_err(Error::io(&self.out, "replace"))?;
@@ -92,16 +151,56 @@ impl Output {
         if let Some(parent) = self.out.parent() {
             sync_folder(parent)?;
         }
-        if replaced {
-            fs::remove_dir_all(&old).map_err(Error::io(&old, "remove"))?;
-        }
-        Ok(())
+        settle(&self.out, &self.partial)
     }
 
     /// Removes what was written. The error that led here is the one to tell, so this one is passed over.
     pub fn discard(self) {
-        let _ = fs::remove_dir_all(&self.partial);
+        let _ = remove(&self.out, &self.partial);
     }
+}
+
+/// Ends what a commit that was cut short began: takes lock and journal out of the output, and removes the folder that
+/// it replaced, or puts that folder back if nothing took its place.
+fn settle(out: &Path, partial: &Path) -> Result<()> {
+    let old = beside(partial, ".old");
+    if !out.is_dir() {
+        if old.is_dir() {
+            fs::rename(&old, out).map_err(Error::io(out, "put back"))?;
+        }
+        return Ok(());
+    }
+    for name in [JOURNAL, LOCK] {
+        let path = out.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io(&path, "remove")(error)),
+            _ => {}
+        }
+    }
+    if old.is_dir() {
+        fs::remove_dir_all(&old).map_err(Error::io(&old, "remove"))?;
+    }
+    Ok(())
+}
+
+/// `path` with more to its name.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// A name beside `out` that nobody else uses.
+fn aside(out: &Path) -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    beside(out, &format!(".partial-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed)))
+}
+
+/// Removes a folder whose lock we hold. It goes under another name first: nobody sees it half removed.
+fn remove(out: &Path, partial: &Path) -> io::Result<()> {
+    let doomed = aside(out);
+    fs::rename(partial, &doomed)?;
+    fs::remove_dir_all(&doomed)
 }
 
 /// The absolute path of an output that need not exist: what exists of it with links followed, then the rest by name.
@@ -161,22 +260,27 @@ fn claim(fresh: &Path, partial: &Path) -> Result<Option<File>> {
     }
 }
 
-/// Removes what a killed run left, if it is that.
-fn clear_remnant(partial: &Path) -> Result<()> {
-    let lock = match File::options().read(true).write(true).open(partial.join(LOCK)) {
+/// Locks what a killed run left, if it is that; nothing if it is gone.
+fn take_over(partial: &Path) -> Result<Option<File>> {
+    let path = partial.join(LOCK);
+    let lock = match File::options().read(true).write(true).open(&path) {
         Ok(lock) => lock,
         Err(error) if error.kind() == io::ErrorKind::NotFound && partial.is_dir() => {
             let shown = partial.display();
             return Err(Error::Exists(format!("{shown}: was not made by polmrs; move it away, or write elsewhere")));
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io(partial, "open")(error)),
     };
     match lock.try_lock() {
-        Ok(()) => fs::remove_dir_all(partial).map_err(Error::io(partial, "remove")),
-        Err(TryLockError::WouldBlock) => Err(busy(partial)),
-        Err(TryLockError::Error(error)) => Err(Error::io(partial, "lock")(error)),
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(busy(partial)),
+        Err(TryLockError::Error(error)) => return Err(Error::io(partial, "lock")(error)),
     }
+    // Between opening and locking, its owner may have finished and another run have begun.
+    let number = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let same = lock.metadata().ok().map(number) == path.metadata().ok().map(number);
+    Ok(Some(lock).filter(|_| same))
 }
 
 fn busy(partial: &Path) -> Error {
@@ -195,7 +299,7 @@ mod tests {
     fn the_folder_appears_only_when_committed() {
         let home = tempfile::tempdir().unwrap();
         let out = home.path().join("deep/out");
-        let output = Output::begin(&out, false).unwrap();
+        let output = Output::begin(&out, false, false).unwrap();
         output.put("config.json", b"{}").unwrap();
         assert!(!out.exists() && output.folder().ends_with("out.partial"));
         output.commit().unwrap();
@@ -207,10 +311,10 @@ mod tests {
     fn a_second_run_is_told_that_the_first_is_at_work() {
         let home = tempfile::tempdir().unwrap();
         let out = home.path().join("out");
-        let first = Output::begin(&out, false).unwrap();
-        assert!(Output::begin(&out, false).unwrap_err().to_string().ends_with("another run is writing it"));
+        let first = Output::begin(&out, false, false).unwrap();
+        assert!(Output::begin(&out, false, false).unwrap_err().to_string().ends_with("another run is writing it"));
         drop(first); // as if it had been killed
-        Output::begin(&out, false).unwrap().discard();
+        Output::begin(&out, false, false).unwrap().discard();
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
     }
 
@@ -234,15 +338,55 @@ mod tests {
     }
 
     #[test]
+    fn what_a_killed_run_left_is_kept_if_asked() {
+        let home = tempfile::tempdir().unwrap();
+        let out = home.path().join("out");
+        let killed = Output::begin(&out, false, true).unwrap();
+        assert!(!killed.resumed());
+        killed.put("config.json", b"{}").unwrap();
+        drop(killed);
+        let output = Output::begin(&out, false, true).unwrap();
+        assert!(output.resumed() && output.folder().join("config.json").exists());
+        output.put("config.json", b"[]").unwrap();
+        fs::write(output.journal(), "what was done").unwrap();
+        fs::write(output.scratch().unwrap().join("step1"), "half a result").unwrap();
+        output.commit().unwrap();
+        let names: Vec<_> = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(
+            (names.as_slice(), fs::read(out.join("config.json")).unwrap()),
+            (["config.json".into()].as_slice(), b"[]".to_vec())
+        );
+        drop(Output::begin(&home.path().join("other"), false, false).unwrap());
+        let output = Output::begin(&home.path().join("other"), false, true).unwrap();
+        output.put("config.json", b"{}").unwrap();
+        output.clear().unwrap();
+        assert_eq!(fs::read_dir(output.folder()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_replacement_that_was_cut_short_is_ended_or_undone() {
+        let home = tempfile::tempdir().unwrap();
+        let (out, old) = (home.path().join("out"), home.path().join("out.partial.old"));
+        fs::create_dir(&old).unwrap();
+        fs::write(old.join("model.safetensors"), "old").unwrap();
+        assert!(Output::begin(&out, false, false).unwrap_err().to_string().contains("--overwrite replaces it"));
+        assert_eq!(fs::read(out.join("model.safetensors")).unwrap(), b"old");
+        fs::create_dir(&old).unwrap();
+        fs::write(out.join(LOCK), "").unwrap();
+        Output::begin(&out, true, false).unwrap().discard();
+        assert_eq!((fs::read_dir(home.path()).unwrap().count(), fs::read_dir(&out).unwrap().count()), (1, 1));
+    }
+
+    #[test]
     fn only_a_model_folder_is_replaced_and_only_if_asked() {
         let home = tempfile::tempdir().unwrap();
         let out = home.path().join("out");
         fs::create_dir(&out).unwrap();
         fs::write(out.join("thesis.tex"), "precious").unwrap();
-        assert!(Output::begin(&out, true).unwrap_err().to_string().contains("holds no *.safetensors"));
+        assert!(Output::begin(&out, true, false).unwrap_err().to_string().contains("holds no *.safetensors"));
         fs::write(out.join("model.safetensors"), "old").unwrap();
-        assert!(Output::begin(&out, false).unwrap_err().to_string().contains("--overwrite replaces it"));
-        let output = Output::begin(&out, true).unwrap();
+        assert!(Output::begin(&out, false, false).unwrap_err().to_string().contains("--overwrite replaces it"));
+        let output = Output::begin(&out, true, false).unwrap();
         output.put("model.safetensors", b"new").unwrap();
         output.commit().unwrap();
         assert_eq!(fs::read(out.join("model.safetensors")).unwrap(), b"new");
@@ -254,7 +398,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         fs::create_dir(home.path().join("out.partial")).unwrap();
         fs::write(home.path().join("out.partial/mine"), "").unwrap();
-        let error = Output::begin(&home.path().join("out"), false).unwrap_err().to_string();
+        let error = Output::begin(&home.path().join("out"), false, false).unwrap_err().to_string();
         assert!(error.contains("was not made by polmrs"), "{error}");
         assert!(home.path().join("out.partial/mine").exists());
     }

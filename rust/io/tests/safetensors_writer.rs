@@ -174,7 +174,10 @@ fn an_interrupted_writer_goes_on() {
     writer.write(0, 0, &content(0, &specs[0])).unwrap();
     writer.sync().unwrap();
     drop(writer);
-    let writer = Writer::reopen(folder.path(), layout.clone()).unwrap();
+    let forgetful = Writer::reopen(folder.path(), layout.clone(), []).unwrap();
+    forgetful.write(1, 0, &content(1, &specs[1])).unwrap();
+    assert!(forgetful.finish().unwrap_err().to_string().contains("16 of 32 bytes were written"));
+    let writer = Writer::reopen(folder.path(), layout.clone(), [0]).unwrap();
     assert_eq!(writer.layout(), &layout);
     writer.write(1, 0, &content(1, &specs[1])).unwrap();
     writer.finish().unwrap();
@@ -184,12 +187,12 @@ fn an_interrupted_writer_goes_on() {
     assert_eq!(bytes[..], content(0, &specs[0]));
 
     let others = [spec("a", Dtype::F32, &[4]), spec("c", Dtype::BF16, &[8])];
-    let error = Writer::reopen(folder.path(), Writer::plan(&others, 16).unwrap()).unwrap_err();
+    let error = Writer::reopen(folder.path(), Writer::plan(&others, 16).unwrap(), []).unwrap_err();
     assert!(error.to_string().ends_with("00002.safetensors: not the file that this plan began"), "{error}");
     fs::remove_file(folder.path().join("model-00001-of-00002.safetensors")).unwrap();
-    assert!(matches!(Writer::reopen(folder.path(), layout.clone()), Err(Error::NotFound(_))));
+    assert!(matches!(Writer::reopen(folder.path(), layout.clone(), []), Err(Error::NotFound(_))));
     symlink("model-00002-of-00002.safetensors", folder.path().join("model-00001-of-00002.safetensors")).unwrap();
-    assert!(matches!(Writer::reopen(folder.path(), layout), Err(Error::Io { .. })));
+    assert!(matches!(Writer::reopen(folder.path(), layout, []), Err(Error::Io { .. })));
 }
 
 #[test]

@@ -7,8 +7,8 @@ use polmrs_io::yaml;
 use serde_json::Value as Json;
 use std::fmt::Write;
 
-/// The card as Markdown with a front matter that model hubs read.
-pub fn write(config: &Config, document: &Json, models: &[ModelFolder]) -> Result<String> {
+/// The card as Markdown with a front matter that model hubs read; `prints` are the models' fingerprints.
+pub fn write(config: &Config, document: &Json, models: &[ModelFolder], prints: &[String]) -> Result<String> {
     let spec = config.method.spec();
     let names = names(models);
     let mut licences = Vec::new();
@@ -17,7 +17,7 @@ pub fn write(config: &Config, document: &Json, models: &[ModelFolder]) -> Result
         let licence = model.licence()?;
         let role = if config.base == Some(at) { "base" } else { "model" };
         let shown = licence.as_deref().unwrap_or("not stated");
-        let _ = writeln!(rows, "| {} | {role} | {shown} | `{}` |", names[at], model.fingerprint()?);
+        let _ = writeln!(rows, "| {} | {role} | {shown} | `{}` |", names[at], prints[at]);
         licences.extend(licence.filter(|licence| !licences.contains(licence)));
     }
     let mut card = String::from("---\nlibrary_name: transformers\ntags:\n- merge\n- polmrs\n");

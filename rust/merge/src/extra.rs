@@ -6,7 +6,7 @@ use polmrs_core::{Error, Result};
 use polmrs_engine::source::{Meta, Source};
 use polmrs_engine::{Grain, Input};
 use polmrs_io::stats::{Kind, Stats};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Everything beside the models.
@@ -120,6 +120,10 @@ impl Source for StatisticsFile {
 
     fn find(&self, name: &str) -> Option<usize> {
         self.stats.checkpoint().find(name)
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.stats.checkpoint().files().map(PathBuf::from).collect()
     }
 
     fn read(&self, tensor: usize, first: u64, bytes: &mut [u8]) -> Result<()> {

@@ -9,6 +9,7 @@
 //! | [`program`], `outline` | a configuration and open models to a plan; where tensors belong, by their names |
 //! | [`adapter`] | LoRA adapters on a model, computed as they are read |
 //! | [`run`](mod@run) | a merge into a folder; [`model`] and [`card`] are its inputs and its model card |
+//! | [`report`] | what a merge did to every tensor |
 
 pub mod adapter;
 pub mod card;
@@ -22,6 +23,7 @@ pub mod params;
 pub mod program;
 mod ranking;
 mod relayer;
+pub mod report;
 pub mod run;
 pub mod schema;
 mod select;

@@ -6,16 +6,18 @@ use crate::extra::Extra;
 use crate::model::{ModelFolder, read_text};
 use crate::program::{self, Opened};
 use crate::relayer::relayer;
+use crate::report;
 use polmrs_core::{Ctl, Dtype, Error, Result};
 use polmrs_engine::source::{Meta, Source};
-use polmrs_engine::{Cost, Options, Plan};
+use polmrs_engine::verify::verify;
+use polmrs_engine::{Cost, Durable, Options, Plan, Sink, Wanted};
 use polmrs_io::output::{self, Output};
 use polmrs_io::safetensors::{Layout, Spec, Writer};
 use polmrs_io::yaml::Node;
 use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Instant, UNIX_EPOCH};
 
 /// Files beside the weights that go along, where the base has them.
 const SIDECARS: [&str; 19] = [
@@ -51,10 +53,38 @@ pub struct Settings {
     pub seed: u64,
     /// Replace an output that exists.
     pub overwrite: bool,
+    /// Go on with what a run that was interrupted has left, if there is such.
+    pub resume: bool,
     /// Let NaN and infinities through.
     pub allow_nonfinite: bool,
     /// Note unknown keys instead of refusing them.
     pub lenient: bool,
+    /// The most bytes of buffers and workspaces to hold at once.
+    pub max_memory: Option<u64>,
+    /// Bytes of output between two points from which another run can go on.
+    pub sync_every: u64,
+    /// Read the result back and compare it with what was written.
+    pub verify: bool,
+    /// Write `polmrs_report.json`: what the merge did to every tensor.
+    pub report: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            threads: 1,
+            shard_size: 5_000_000_000,
+            seed: 0,
+            overwrite: false,
+            resume: false,
+            allow_nonfinite: false,
+            lenient: false,
+            max_memory: None,
+            sync_every: 256 << 20,
+            verify: false,
+            report: false,
+        }
+    }
 }
 
 /// A merge that is understood, open and planned, with nothing written yet.
@@ -90,7 +120,7 @@ impl Prepared {
         let config_json = restacked(&config, &opened, &models, &mut plan.notes)?;
         let specs: Vec<Spec> = plan.outputs.iter().map(spec).collect();
         let layout = Writer::plan(&specs, settings.shard_size)?;
-        let cost = plan.cost(&sources(&models, &extra), settings.threads);
+        let cost = plan.cost(&sources(&models, &extra), settings.threads, settings.max_memory)?;
         let document = node.to_json();
         Ok(Prepared { config, document, models, extra, config_json, plan, layout, cost, settings })
     }
@@ -125,18 +155,43 @@ impl Prepared {
             "disk_bytes": self.layout.files().map(|(_, bytes)| bytes).sum::<u64>(),
             "passes": self.cost.passes,
             "peak_memory_bytes": self.cost.peak_memory,
+            "workspace": self.plan.hungriest().map(|(tensor, bytes)| json!({"tensor": tensor, "bytes": bytes})),
             "notes": self.plan.notes,
         })
     }
 
     /// Merges into `out`, which appears whole at the end.
     ///
-    /// An error leaves nothing behind; a cancellation leaves `OUT.partial`, which the next run replaces.
+    /// An error in the input leaves nothing behind. A cancellation leaves `OUT.partial`, and so does an error of the disk
+    /// once anything is whole: the next run goes on from there if `resume` is set, and replaces it if not.
     pub fn run(&self, out: &Path, ctl: &Ctl) -> Result<Json> {
         let begun = Instant::now();
         self.refuse_inputs(out)?;
-        let output = Output::begin(out, self.settings.overwrite)?;
-        match self.fill(&output, ctl) {
+        if self.settings.resume && self.extra.function.is_some() {
+            let rule = "nobody can tell whether a function is the one that an earlier run called; run without it";
+            return Err(Error::Usage(format!("resume: {rule}")));
+        }
+        let prints = self.models.iter().map(ModelFolder::fingerprint).collect::<Result<Vec<_>>>()?;
+        let output = Output::begin(out, self.settings.overwrite, self.settings.resume)?;
+        let durable = match self.open(&output, &prints) {
+            Ok(durable) => durable,
+            Err(error) if output.resumed() => return Err(error),
+            Err(error) => {
+                output.discard();
+                return Err(error);
+            }
+        };
+        let resumed = durable.done().iter().filter(|done| **done).count();
+        match self.write(&output, &prints, &durable, ctl) {
+            Ok(()) => {}
+            Err(Error::Cancelled) => return Err(Error::Cancelled),
+            Err(error @ Error::Io { .. }) if durable.has_progress() => return Err(error),
+            Err(error) => {
+                output.discard();
+                return Err(error);
+            }
+        }
+        match self.finish(&output, durable, ctl) {
             Ok(()) => output.commit()?,
             Err(Error::Cancelled) => return Err(Error::Cancelled),
             Err(error) => {
@@ -147,11 +202,56 @@ impl Prepared {
         let mut report = self.describe();
         report["schema"] = "polmrs.merge/1".into();
         report["to"] = out.to_string_lossy().into();
+        report["resumed_tensors"] = resumed.into();
+        report["verified"] = self.settings.verify.into();
         report["seconds"] = begun.elapsed().as_secs_f64().into();
         Ok(report)
     }
 
-    fn fill(&self, output: &Output, ctl: &Ctl) -> Result<()> {
+    /// Merges into a sink, without the files beside the weights.
+    pub fn stream(&self, sink: &dyn Sink, ctl: &Ctl) -> Result<()> {
+        polmrs_engine::run(&sources(&self.models, &self.extra), &self.plan, sink, self.options(), ctl)
+    }
+
+    fn options(&self) -> Options<'_> {
+        Options {
+            threads: self.settings.threads,
+            allow_nonfinite: self.settings.allow_nonfinite,
+            max_memory: self.settings.max_memory,
+            sync_every: self.settings.sync_every,
+            ..Options::default()
+        }
+    }
+
+    /// Begins the checkpoint, or goes on with one.
+    fn open(&self, output: &Output, prints: &[String]) -> Result<Durable> {
+        let wanted = Wanted { digests: self.settings.verify || self.settings.report, survey: self.settings.report };
+        Durable::begin(output, self.layout.clone(), &self.plan.outputs, &self.work(prints)?, wanted)
+    }
+
+    /// Everything that the bits of the result depend on.
+    fn work(&self, prints: &[String]) -> Result<Json> {
+        let mut inputs = Map::new();
+        for ((model, opened), print) in self.config.models.iter().zip(&self.models).zip(prints) {
+            let files = files(opened.source.as_ref())?;
+            inputs.insert(model.reference.clone(), json!({"files": files, "fingerprint": print}));
+        }
+        for source in self.extra.sources() {
+            inputs.insert(source.label().into(), json!({"files": files(source)?}));
+        }
+        Ok(json!({
+            "schema": "polmrs.journal/1",
+            "polmrs": env!("CARGO_PKG_VERSION"),
+            "simd": format!("{:?}", polmrs_core::simd::level()), // transcendental functions differ
+            "config": self.document,
+            "seed": self.settings.seed,
+            "shard_size": self.settings.shard_size,
+            "inputs": inputs,
+        }))
+    }
+
+    /// Writes the small files, then the tensors that are not there yet.
+    fn write(&self, output: &Output, prints: &[String], durable: &Durable, ctl: &Ctl) -> Result<()> {
         let donor = &self.models[self.config.donor()];
         for name in SIDECARS {
             let from = donor.folder.join(name);
@@ -162,14 +262,36 @@ impl Prepared {
         if let Some(config) = &self.config_json {
             output.put("config.json", pretty(&self.output_config(config)).as_bytes())?;
         }
-        output.put("README.md", card::write(&self.config, &self.document, &self.models)?.as_bytes())?;
+        let card = card::write(&self.config, &self.document, &self.models, prints)?;
+        output.put("README.md", card.as_bytes())?;
         let named = card::named(&self.document, &self.config, &self.models);
         output.put("mergekit_config.yml", polmrs_io::yaml::emit_json(&named).as_bytes())?;
-        let writer = Writer::create(output.folder(), self.layout.clone())?;
-        let options = Options { threads: self.settings.threads, allow_nonfinite: self.settings.allow_nonfinite };
-        polmrs_engine::run(&sources(&self.models, &self.extra), &self.plan, &writer, options, ctl)?;
-        writer.finish()?;
+        let options = Options { done: durable.done(), survey: durable.survey(), ..self.options() };
+        polmrs_engine::run(&sources(&self.models, &self.extra), &self.plan, durable, options, ctl)
+    }
+
+    /// Makes all of it durable, compares what the disk holds where that is asked for, and writes the report.
+    fn finish(&self, output: &Output, durable: Durable, ctl: &Ctl) -> Result<()> {
+        let records = durable.finish()?;
+        if self.settings.verify {
+            let names = self.plan.outputs.iter().map(|meta| meta.name.as_str());
+            let digests = records.iter().map(|record| record.digest.as_deref().unwrap_or_default());
+            verify(output.folder(), names.zip(digests), self.settings.threads, ctl)?;
+        }
+        if self.settings.verify || self.settings.report {
+            let report = report::write(self.config.method.spec().name, &self.reference(), &self.plan.outputs, &records);
+            output.put(report::FILE, pretty(&report).as_bytes())?;
+        }
         Ok(())
+    }
+
+    /// What a survey compares results with: the first input of every job.
+    fn reference(&self) -> String {
+        let mut firsts = self.plan.jobs.iter().filter_map(|job| job.inputs.first()).map(|input| input.source);
+        match firsts.next() {
+            Some(first) if first < self.models.len() && firsts.all(|other| other == first) => self.models[first].name(),
+            _ => "the first model of each tensor".into(),
+        }
     }
 
     /// Refuses to write over a model that is read, or over a folder that holds one.
@@ -257,6 +379,19 @@ fn state_type(map: &mut Map<String, Json>, dtype: Dtype) -> bool {
     let stated: Vec<&str> = ["dtype", "torch_dtype"].into_iter().filter(|key| map.contains_key(*key)).collect();
     stated.iter().for_each(|key| map[*key] = dtype.torch_name().into());
     !stated.is_empty()
+}
+
+/// The files of an input: their sizes, and when they were last written.
+fn files(source: &dyn Source) -> Result<Json> {
+    let mut files = Map::new();
+    for path in source.files() {
+        let metadata = path.metadata().map_err(Error::io(&path, "look at"))?;
+        let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let nanoseconds = modified.map(|since| since.as_nanos().to_string());
+        files.insert(name, json!({"bytes": metadata.len(), "modified": nanoseconds}));
+    }
+    Ok(Json::Object(files))
 }
 
 fn spec(meta: &Meta) -> Spec {

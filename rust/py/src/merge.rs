@@ -30,7 +30,10 @@ pub(crate) mod merge {
 
 /// Merges model folders; gives the report as JSON.
 #[pyfunction]
-#[pyo3(signature = (config, origin, to, *, function, threads, shard_size, seed, overwrite, allow_nonfinite, progress))]
+#[pyo3(signature = (
+    config, origin, to, *, function, threads, shard_size, seed, overwrite, resume, sync_every, verify, report,
+    max_memory, allow_nonfinite, progress,
+))]
 #[allow(clippy::too_many_arguments, reason = "one Python call, keywords only")]
 fn merge_folder(
     py: Python<'_>,
@@ -42,22 +45,35 @@ fn merge_folder(
     shard_size: u64,
     seed: u64,
     overwrite: bool,
+    resume: bool,
+    sync_every: u64,
+    verify: bool,
+    report: bool,
+    max_memory: Option<u64>,
     allow_nonfinite: bool,
     progress: Option<Bound<'_, PyAny>>,
 ) -> PyResult<String> {
     let (function, raised) = wrapped(function)?;
     let threads = if function.is_some() { Some(1) } else { threads };
-    let report = long(py, progress.as_ref(), |ctl| {
-        let settings = Settings { overwrite, allow_nonfinite, ..settings(threads, shard_size, seed)? };
+    let done = long(py, progress.as_ref(), |ctl| {
+        let settings = Settings {
+            overwrite,
+            resume,
+            sync_every,
+            verify,
+            report,
+            allow_nonfinite,
+            ..settings(threads, shard_size, seed, max_memory)?
+        };
         let prepared = Prepared::with(&yaml::parse_one(config, origin)?, settings, Extra::with(function))?;
         Ok(prepared.run(&to, ctl)?.to_string())
     });
-    raised.instead_of(report)
+    raised.instead_of(done)
 }
 
 /// Plans a merge of model folders from headers alone; gives the plan as JSON.
 #[pyfunction]
-#[pyo3(signature = (config, origin, *, function, threads, shard_size, seed))]
+#[pyo3(signature = (config, origin, *, function, threads, shard_size, seed, max_memory))]
 fn plan_folder(
     py: Python<'_>,
     config: &str,
@@ -66,11 +82,12 @@ fn plan_folder(
     threads: Option<usize>,
     shard_size: u64,
     seed: u64,
+    max_memory: Option<u64>,
 ) -> PyResult<String> {
     let (function, _) = wrapped(function)?;
     let threads = if function.is_some() { Some(1) } else { threads };
     quick(py, || {
-        let settings = settings(threads, shard_size, seed)?;
+        let settings = settings(threads, shard_size, seed, max_memory)?;
         let prepared = Prepared::with(&yaml::parse_one(config, origin)?, settings, Extra::with(function))?;
         Ok(prepared.describe().to_string())
     })
@@ -78,7 +95,7 @@ fn plan_folder(
 
 /// Merges state dicts, given in the order of the configuration's models.
 #[pyfunction]
-#[pyo3(signature = (config, models, *, function, threads, seed, allow_nonfinite, progress))]
+#[pyo3(signature = (config, models, *, function, threads, seed, max_memory, allow_nonfinite, progress))]
 #[allow(clippy::too_many_arguments, reason = "one Python call, keywords only")]
 fn merge_arrays<'py>(
     py: Python<'py>,
@@ -87,6 +104,7 @@ fn merge_arrays<'py>(
     function: Option<Custom>,
     threads: Option<usize>,
     seed: u64,
+    max_memory: Option<u64>,
     allow_nonfinite: bool,
     progress: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Vec<Named<'py>>> {
@@ -124,7 +142,8 @@ fn merge_arrays<'py>(
     let done = long(py, progress.as_ref(), |ctl| {
         let models = sources.iter().map(|source| source as &dyn Source);
         let sources: Vec<&dyn Source> = models.chain(extra.sources()).collect();
-        polmrs_engine::run(&sources, &plan, &sink, Options { threads, allow_nonfinite }, ctl)
+        let options = Options { threads, allow_nonfinite, max_memory, ..Options::default() };
+        polmrs_engine::run(&sources, &plan, &sink, options, ctl)
     });
     raised.instead_of(done)?;
     drop(sink);
@@ -199,9 +218,9 @@ fn called(py: Python<'_>, function: &Py<PyAny>, call: &Call<'_>, out: &mut [f32]
     Ok(())
 }
 
-fn settings(threads: Option<usize>, shard_size: u64, seed: u64) -> Result<Settings> {
+fn settings(threads: Option<usize>, shard_size: u64, seed: u64, max_memory: Option<u64>) -> Result<Settings> {
     let threads = threads.map_or_else(pool::default_threads, Ok)?;
-    Ok(Settings { threads, shard_size, seed, overwrite: false, allow_nonfinite: false, lenient: false })
+    Ok(Settings { threads, shard_size, seed, max_memory, ..Settings::default() })
 }
 
 fn decode(config: &str) -> Result<Node> {

@@ -5,40 +5,46 @@ use crate::args::{Merge, Merging, Plan};
 use crate::progress::shown;
 use crate::text::{bytes, count};
 use polmrs_core::{Ctl, Error, Result};
-use polmrs_io::yaml;
+use polmrs_io::yaml::{self, Node};
 use polmrs_merge::run::{Prepared, Settings};
 use serde_json::Value as Json;
 use std::fmt::Write;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 pub(crate) fn merge(args: &Merge, ctl: &Ctl) -> Result<()> {
-    let prepared = prepare(&args.merging, args.overwrite, args.allow_nonfinite)?;
+    let prepared = Prepared::new(&read(&args.merging)?, settings(args)?)?;
     if !args.quiet {
         prepared.notes().iter().for_each(|note| eprintln!("note: {note}"));
     }
     let report = match shown(args.quiet, "merging", ctl, || prepared.run(&args.out, ctl)) {
-        Err(Error::Cancelled) => {
+        Err(error @ (Error::Cancelled | Error::Io { .. })) => {
             explain_remnant(&args.out);
-            return Err(Error::Cancelled);
+            return Err(error);
         }
         other => other?,
     };
     if args.merging.json {
         println!("{report}");
     } else {
+        let resumed = match report["resumed_tensors"].as_u64() {
+            Some(0) | None => String::new(),
+            Some(count) => format!(", {count} tensors from an earlier run"),
+        };
         println!(
-            "{}: {} parameters in {:.2} s",
+            "{}: {} parameters in {:.2} s{resumed}{}",
             args.out.display(),
             count(report["output"]["parameters"].as_u64().unwrap_or(0)),
-            report["seconds"].as_f64().unwrap_or(0.0)
+            report["seconds"].as_f64().unwrap_or(0.0),
+            if report["verified"] == true { ", verified" } else { "" },
         );
     }
     Ok(())
 }
 
 pub(crate) fn plan(args: &Plan) -> Result<()> {
-    let described = prepare(&args.merging, false, false)?.describe();
+    let described = Prepared::new(&read(&args.merging)?, planning(&args.merging)?)?.describe();
     if args.merging.json {
         println!("{described}");
     } else {
@@ -47,33 +53,53 @@ pub(crate) fn plan(args: &Plan) -> Result<()> {
     Ok(())
 }
 
-fn prepare(args: &Merging, overwrite: bool, allow_nonfinite: bool) -> Result<Prepared> {
-    let node = if args.config == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).map_err(Error::io("standard input", "read"))?;
-        yaml::parse_one(&text, "standard input")?
-    } else {
-        yaml::read_one(&args.config)?
-    };
-    let settings = Settings {
+/// The configuration that was named.
+pub(super) fn read(args: &Merging) -> Result<Node> {
+    if args.config != Path::new("-") {
+        return yaml::read_one(&args.config);
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).map_err(Error::io("standard input", "read"))?;
+    yaml::parse_one(&text, "standard input")
+}
+
+fn planning(args: &Merging) -> Result<Settings> {
+    Ok(Settings {
         threads: threads(args.threads)?,
         shard_size: args.shard_size,
         seed: args.seed,
-        overwrite,
-        allow_nonfinite,
+        max_memory: args.max_memory,
         lenient: args.lenient,
-    };
-    Prepared::new(&node, settings)
+        ..Settings::default()
+    })
 }
 
-/// After Ctrl-C: what is left, and how to be rid of it.
+/// How the arguments ask for a merge to be run.
+pub(super) fn settings(args: &Merge) -> Result<Settings> {
+    Ok(Settings {
+        overwrite: args.overwrite,
+        resume: args.resume,
+        sync_every: args.sync_every,
+        verify: args.verify,
+        report: args.report,
+        allow_nonfinite: args.allow_nonfinite,
+        ..planning(&args.merging)?
+    })
+}
+
+/// After Ctrl-C or a full disk: what is left, if anything, and what can be done with it.
 fn explain_remnant(out: &Path) {
     let mut partial = out.as_os_str().to_owned();
     partial.push(".partial");
     let files = std::fs::read_dir(&partial).into_iter().flatten().flatten();
-    let left: u64 = files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum();
-    let partial = Path::new(&partial).display();
-    eprintln!("{partial} holds {} of unfinished work; the next run replaces it, or: rm -r '{partial}'", bytes(left));
+    let left: u64 = files.filter_map(|file| file.metadata().ok()).map(|file| file.blocks() * 512).sum();
+    if left > 0 {
+        let partial = Path::new(&partial).display();
+        let size = bytes(left);
+        eprintln!(
+            "{partial} holds {size} of unfinished work: --resume goes on with it, a run without replaces it, or: rm -r '{partial}'"
+        );
+    }
 }
 
 /// The plan in a few lines.
@@ -110,6 +136,10 @@ fn readable(plan: &Json) -> String {
     let _ = writeln!(text, "disk        {}", bytes(number(&plan["disk_bytes"])));
     let (memory, threads) = (bytes(number(&plan["peak_memory_bytes"])), number(&plan["threads"]));
     let _ = writeln!(text, "memory      {memory} of buffers on {threads} threads");
+    let workspace = &plan["workspace"];
+    if let Some(tensor) = workspace["tensor"].as_str() {
+        let _ = writeln!(text, "workspace   {} for a block of {tensor}", bytes(number(&workspace["bytes"])));
+    }
     for note in plan["notes"].as_array().into_iter().flatten() {
         let _ = writeln!(text, "note        {}", note.as_str().unwrap_or_default());
     }

@@ -51,11 +51,12 @@ impl Writer {
         }
     }
 
-    /// Goes on with files that [`create`](Writer::create) made from the same layout.
+    /// Goes on with files that [`create`](Writer::create) made from the same layout; `done` are the tensors that are in
+    /// them whole, by their places among the specs. Every other one must be written again.
     ///
     /// # Errors
     /// [`Error::NotFound`] if one is missing, [`Error::Checkpoint`] if its length or header is another.
-    pub fn reopen(dir: &Path, layout: Layout) -> Result<Writer> {
+    pub fn reopen(dir: &Path, layout: Layout, done: impl IntoIterator<Item = usize>) -> Result<Writer> {
         let mut files = Vec::with_capacity(layout.files.len());
         for (ordinal, file) in layout.files.iter().enumerate() {
             let handle = Handle::open(dir.join(&file.name), Access::Write, ordinal)?;
@@ -70,7 +71,8 @@ impl Writer {
             }
             files.push(handle);
         }
-        let written = AtomicU64::new(layout.tensor_bytes());
+        let whole = done.into_iter().filter_map(|tensor| layout.places.get(tensor)).map(|place| place.nbytes).sum();
+        let written = AtomicU64::new(whole);
         Ok(Writer { dir: dir.to_path_buf(), layout, files, written })
     }
 

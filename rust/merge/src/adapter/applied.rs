@@ -13,6 +13,7 @@ use polmrs_core::error::did_you_mean;
 use polmrs_core::{BLOCK, Dtype, Error, Result, dtype, reduce};
 use polmrs_engine::source::{Meta, Source};
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes of factors that are kept for the next block.
@@ -169,6 +170,10 @@ impl Source for Applied {
 
     fn find(&self, name: &str) -> Option<usize> {
         self.base.find(name)
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.base.files().into_iter().chain(self.adapter.source.files()).collect()
     }
 
     fn read(&self, tensor: usize, first: u64, bytes: &mut [u8]) -> Result<()> {
