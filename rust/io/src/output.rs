@@ -32,8 +32,12 @@ impl Output {
     /// [`Error::Exists`] if `out` is there and `overwrite` is not set, if it is there and does not look like a model
     /// folder, or if another run is writing it.
     pub fn begin(out: &Path, overwrite: bool, resume: bool) -> Result<Output> {
-        check_target(out, overwrite)?;
+        let shown = out;
         let out = resolve(out)?;
+        if out.join(LOCK).exists() && take_over(&out)?.is_some() {
+            settle(&out, &beside(&out, ".partial"))?; // a run was killed between its last two steps
+        }
+        check_target(shown, overwrite)?;
         if out.file_name().is_none() {
             return Err(Error::Usage(format!("{}: not the name of a folder", out.display())));
         }
@@ -55,7 +59,7 @@ impl Output {
             };
             let output = Output { out, partial, overwrite, resumed, _lock: lock };
             // Another run may have finished since the first look.
-            return match settle(&output.out, &output.partial).and_then(|()| check_target(&output.out, overwrite)) {
+            return match settle(&output.out, &output.partial).and_then(|()| check_target(shown, overwrite)) {
                 Ok(()) => Ok(output),
                 Err(error) if resumed => Err(error),
                 Err(error) => {
@@ -148,10 +152,8 @@ impl Output {
             }
             return Err(Error::io(&self.out, "create")(error));
         }
-        if let Some(parent) = self.out.parent() {
-            sync_folder(parent)?;
-        }
-        settle(&self.out, &self.partial)
+        settle(&self.out, &self.partial)?;
+        self.out.parent().map_or(Ok(()), sync_folder)
     }
 
     /// Removes what was written. The error that led here is the one to tell, so this one is passed over.
