@@ -74,6 +74,7 @@ fn merge_folder(
 /// Plans a merge of model folders from headers alone; gives the plan as JSON.
 #[pyfunction]
 #[pyo3(signature = (config, origin, *, function, threads, shard_size, seed, max_memory))]
+#[allow(clippy::too_many_arguments, reason = "one Python call, keywords only")]
 fn plan_folder(
     py: Python<'_>,
     config: &str,
