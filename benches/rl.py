@@ -9,7 +9,8 @@ in turns, results are compared, and outputs are reused unless a row says `new ar
 | row | what stands beside it |
 |---|---|
 | gae, 1024 x 2048, 57 % real tokens, ragged | the copy of three padded arrays read and two written; the copy of the ragged bytes; a torch loop from the last column to the first, with a mask |
-| group, 8192 x 16 | numpy on the reshaped array: mean, std, quotient |
+| the same rows padded | the loop of TRL 1.12's PPO trainer; verl 0.9.1, which whitens too; torchrl's loop and its vectorised form |
+| group, 8192 x 16 | numpy on the reshaped array: mean, std, quotient; TRL's lines; verl's loop and its vectorised form |
 | kl (k3), whiten, 1.2 M tokens | the formula in numpy; torch |
 """
 
@@ -19,44 +20,18 @@ os.environ["POLMRS_NUM_THREADS"] = "1"  # before the first call
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import polmrs.rl as rl
 import torch
 from record import HISTORY, Measurement, record
+from turns import Figure, ask, in_turns, is_built, version
 
 ROWS, COLUMNS = 1024, 2048
 GAMMA, LAM = 1.0, 0.95
 GAE_LIMIT_MS, GROUP_LIMIT_MS = 2.2, 0.7
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """CPU and best wall milliseconds of one contestant."""
-
-    cpu: float
-    best: float
-
-
-def in_turns(contestants: dict[str, Callable[[], object]], reps: int) -> dict[str, Figure]:
-    """Run every contestant `reps` times, one after the other, after one run that does not count."""
-    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
-    for rep in range(reps + 1):
-        for name, work in contestants.items():
-            wall, cpu = time.perf_counter(), time.thread_time()
-            work()
-            taken = (time.thread_time() - cpu, time.perf_counter() - wall)
-            if rep:
-                runs[name].append(taken)
-    return {
-        name: Figure(cpu=1e3 * median(cpu for cpu, _ in times), best=1e3 * min(wall for _, wall in times))
-        for name, times in runs.items()
-    }
 
 
 def torch_gae(rewards, values, mask):
@@ -72,7 +47,11 @@ def torch_gae(rewards, values, mask):
     return advantages, advantages + values
 
 
-def gae(peers: bool) -> tuple[str, dict[str, Callable[[], object]]]:
+Benchmark = tuple[str, dict[str, Callable[[], object]], dict[str, Figure]]
+"""Size, contestants in this process, figures of peers."""
+
+
+def gae(peers: bool) -> Benchmark:
     random = np.random.default_rng(0)
     lengths = random.integers(286, COLUMNS + 1, ROWS)  # 57 % of 2048 on average
     cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
@@ -100,10 +79,33 @@ def gae(peers: bool) -> tuple[str, dict[str, Callable[[], object]]]:
         theirs = torch_gae(padded_rewards, padded_values, mask)
         for ours, its in zip(rl.gae(rewards, values, cu_seqlens, **settings), theirs, strict=True):
             assert np.allclose(ours, its[mask].numpy(), rtol=1e-4, atol=1e-4)
-    return f"{ROWS}x{COLUMNS}, {tokens / (ROWS * COLUMNS):.0%} real, f32", contestants
+    figures = padded_gae(rewards, values, cu_seqlens, mask.numpy()) if peers else {}
+    return f"{ROWS}x{COLUMNS}, {tokens / (ROWS * COLUMNS):.0%} real, f32", contestants, figures
 
 
-def group(peers: bool) -> tuple[str, dict[str, Callable[[], object]]]:
+def padded_gae(rewards, values, cu_seqlens, mask) -> dict[str, Figure]:
+    """What peers take for the padded arrays; each result is compared where tokens are."""
+    ours, returns = rl.gae(rewards, values, cu_seqlens, gamma=GAMMA, lam=LAM)
+    arrays = {"rewards": np.zeros(mask.shape, np.float32), "values": np.zeros(mask.shape, np.float32)}
+    arrays["rewards"][mask], arrays["values"][mask] = rewards, values
+    cases, figures = {"gamma": GAMMA, "lam": LAM, "reps": 5}, {}
+    if is_built("trl-1.12"):
+        answer = ask("trl-1.12", "trl", cases, **arrays)
+        assert np.allclose(ours, answer.arrays["advantages"][mask], rtol=1e-4, atol=1e-4)
+        figures["TRL, PPO loop"] = Figure(cpu=answer.times["gae"])
+    if is_built("torchrl"):
+        answer = ask("torchrl", "torchrl", cases, **arrays)
+        assert np.allclose(ours, answer.arrays["advantages"][mask], rtol=1e-4, atol=1e-4)
+        figures["torchrl, loop"] = Figure(cpu=answer.times["gae"])
+        figures["torchrl, vectorised"] = Figure(cpu=answer.times["gae_vectorised"])
+    if is_built("verl-0.9"):
+        answer = ask("verl-0.9", "verl", cases, mask=mask, **arrays)
+        assert np.allclose(returns, answer.arrays["returns"][mask], rtol=1e-4, atol=1e-4)
+        figures["verl, and whitening"] = Figure(cpu=answer.times["gae"])
+    return figures
+
+
+def group(peers: bool) -> Benchmark:
     groups, size = 8192, 16
     rewards = np.random.default_rng(0).normal(size=groups * size).astype(np.float32)
     ids = np.repeat(np.arange(groups), size)
@@ -127,10 +129,23 @@ def group(peers: bool) -> tuple[str, dict[str, Callable[[], object]]]:
     }
     if peers:
         contestants["torch"] = torch_form
-    return f"{groups}x{size}, f32", contestants
+    figures = {}
+    ours = rl.group_advantages(rewards, ids)
+    for peer, oracle, names in (
+        ("trl-1.12", "trl", {"group": "TRL"}),
+        ("verl-0.9", "verl", {"group": "verl", "group_vectorised": "verl, vectorised"}),
+    ):
+        if peers and is_built(peer):
+            answer = ask(
+                peer, oracle, {"reps": 11, "gamma": 1, "lam": 1}, scores=rewards.reshape(groups, size)
+            )
+            for key, name in names.items():
+                assert np.allclose(ours, answer.arrays[key], rtol=1e-3, atol=1e-4), name
+                figures[name] = Figure(cpu=answer.times[key])
+    return f"{groups}x{size}, f32", contestants, figures
 
 
-def kl(peers: bool) -> tuple[str, dict[str, Callable[[], object]]]:
+def kl(peers: bool) -> Benchmark:
     tokens = 1_200_000
     logp, ref = np.random.default_rng(0).normal(size=(2, tokens)).astype(np.float32)
     out = np.empty_like(logp)
@@ -150,10 +165,10 @@ def kl(peers: bool) -> tuple[str, dict[str, Callable[[], object]]]:
     }
     if peers:
         contestants["torch"] = torch_form
-    return f"k3, {tokens:,} tokens, f32", contestants
+    return f"k3, {tokens:,} tokens, f32", contestants, {}
 
 
-def whiten(peers: bool) -> tuple[str, dict[str, Callable[[], object]]]:
+def whiten(peers: bool) -> Benchmark:
     tokens = 1_200_000
     x = np.random.default_rng(0).normal(size=tokens).astype(np.float32)
     out = np.empty_like(x)
@@ -172,7 +187,7 @@ def whiten(peers: bool) -> tuple[str, dict[str, Callable[[], object]]]:
     }
     if peers:
         contestants["torch"] = torch_form
-    return f"{tokens:,} tokens, f32", contestants
+    return f"{tokens:,} tokens, f32", contestants, {}
 
 
 BENCHMARKS = {"gae": gae, "group": group, "kl": kl, "whiten": whiten}
@@ -193,8 +208,8 @@ def main() -> int:
     for name, benchmark in BENCHMARKS.items():
         if args.only not in (None, name):
             continue
-        size, contestants = benchmark(not args.no_peers)
-        figures = in_turns(contestants, args.reps)
+        size, contestants, theirs = benchmark(not args.no_peers)
+        figures = in_turns(contestants, args.reps) | theirs
         ours = figures["polmrs"].cpu
         for rival, figure in figures.items():
             ratio = figure.cpu / ours
@@ -214,6 +229,7 @@ def main() -> int:
 
 def line(name: str, size: str, ours: Figure, rival: str, theirs: Figure) -> Measurement:
     versions = {"torch": torch.__version__, "numpy": np.__version__}
+    versions |= {"TRL": version("trl-1.12"), "verl": version("verl-0.9"), "torchrl": version("torchrl")}
     return Measurement(
         name=f"rl.{name}",
         size=size,
@@ -221,7 +237,7 @@ def line(name: str, size: str, ours: Figure, rival: str, theirs: Figure) -> Meas
         unit="ms CPU",
         cpu=ours.cpu / 1e3,
         peer=rival,
-        peer_version=versions.get(rival.split()[0]),
+        peer_version=versions.get(rival.split()[0].strip(",")),
         peer_median=theirs.cpu,
         peer_cpu=theirs.cpu / 1e3,
         ratio=theirs.cpu / ours.cpu,

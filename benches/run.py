@@ -17,7 +17,7 @@ from build import record_build
 from record import HISTORY, table
 
 HERE = Path(__file__).resolve().parent
-BENCHMARKS = [name for name in ("merge", "rl") if (HERE / f"{name}.py").exists()]
+BENCHMARKS = [name for name in ("merge", "rl", "batch") if (HERE / f"{name}.py").exists()]
 
 
 def main() -> int:

@@ -142,6 +142,21 @@ def test_a_pair_loses_the_same_of_its_prompt_on_both_sides():
     assert batch.cut.tolist() == [2, 2]
 
 
+def test_a_batch_too_large_for_the_caches_is_the_same():
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 1000, n).astype(np.int32) for n in rng.integers(0, 3000, 1600)]
+    tokens = data.TokenStore.of(rows)
+    order = rng.permutation(len(rows))
+    batch = data.collate_completions(tokens, prompts=order, completions=order[::-1].copy())
+    assert len(batch.ids) > 2**22
+    pairs = [part for a, b in zip(order, order[::-1], strict=True) for part in (rows[a], rows[b])]
+    assert np.array_equal(batch.ids, np.concatenate(pairs))
+    target = [np.full(len(part), i % 2 == 1) for i, part in enumerate(pairs)]
+    expected = np.concatenate(target)
+    expected[[start for start, n in zip(batch.cu_seqlens, batch.lengths, strict=False) if n]] = False
+    assert np.array_equal(batch.target, expected)
+
+
 def test_rollouts_of_a_group_carry_its_number():
     tokens = data.TokenStore.of([[1], [2], [7], [8, 9], [6]])
     batch = data.collate_lists(tokens, prompts=[0, 1], completions=[[2, 3], [4]])

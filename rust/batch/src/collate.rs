@@ -7,6 +7,7 @@
 //! What is too long is cut by a rule that the caller names, and every cut is counted. All sequences of an example lose
 //! the same tokens of their prompt, so that they still share it.
 
+use crate::stream;
 use polmrs_core::ragged::Ragged;
 use polmrs_core::{Error, Result, pool};
 use rayon::prelude::*;
@@ -154,11 +155,13 @@ impl Plan {
 
     fn fill_run(&self, run: Range<usize>, ids: &[i32], mask: Option<&[u8]>, out: &mut [i32], target: &mut [u8]) {
         let (mut out, mut target) = (out, target);
+        let copy =
+            if self.tokens() < LARGE { |from: &[i32], to: &mut [i32]| to.copy_from_slice(from) } else { stream::copy };
         for (prompt, completion) in &self.parts[run] {
             let (head, rest) = out.split_at_mut(prompt.len());
             let (tail, rest) = rest.split_at_mut(completion.len());
-            head.copy_from_slice(&ids[prompt.clone()]);
-            tail.copy_from_slice(&ids[completion.clone()]);
+            copy(&ids[prompt.clone()], head);
+            copy(&ids[completion.clone()], tail);
             let (before, rest_target) = target.split_at_mut(prompt.len());
             let (here, rest_target) = rest_target.split_at_mut(completion.len());
             before.fill(0);
@@ -171,11 +174,15 @@ impl Plan {
             }
             (out, target) = (rest, rest_target);
         }
+        stream::finish();
     }
 }
 
 /// Tokens below which a call stays on its own thread; see the same figure in `polmrs-rl`.
 const ALONE: usize = 1 << 21;
+
+/// Tokens from which a batch is written past the caches: 4 MiB.
+const LARGE: usize = 1 << 20;
 
 /// The side that padding stands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

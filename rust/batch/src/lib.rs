@@ -30,4 +30,5 @@ pub mod porter;
 pub mod rouge;
 pub mod shingles;
 pub mod store;
+mod stream;
 pub mod words;
