@@ -124,7 +124,6 @@ fn encode_hqq(
 
 #[pyfunction]
 fn decode_int(
-    py: Python<'_>,
     packed: &Any<'_>,
     width: u32,
     group: usize,
@@ -133,6 +132,7 @@ fn decode_int(
     columns: usize,
     out: &Any<'_>,
 ) -> PyResult<()> {
+    let py = out.py();
     let (packed, mut out) = (read::<u8>("packed", packed)?, write::<f32>("out", out)?);
     let (scales, zeros) = (read::<f32>("scales", scales)?, read::<f32>("zeros", zeros)?);
     let (packed, scales, zeros, out) = (slice!(packed), slice!(scales), slice!(zeros), slice_mut!(out));
