@@ -45,7 +45,7 @@ fn float_type(py: Python<'_>, name: &str) -> PyResult<Dtype> {
         .ok_or_else(|| to_py(py, &Error::Array(format!("dtype: '{name}' is not a floating-point type"))))
 }
 
-/// Borrows a weight, refuses NaN and infinities in it, and works on it with the GIL released.
+/// Borrows a weight and works on it with the GIL released.
 fn on<T: Send>(
     (dtype, array, columns): &Weight<'_>,
     work: impl FnOnce(Matrix<'_>) -> polmrs_core::Result<T> + Send,
@@ -54,10 +54,7 @@ fn on<T: Send>(
     let dtype = float_type(py, dtype)?;
     let borrowed = Bits::borrow("weight", array, dtype.size())?;
     let matrix = Matrix { dtype, bytes: borrowed.bytes(), columns: *columns };
-    quick(py, || {
-        matrix.refuse_nonfinite("weight")?;
-        work(matrix)
-    })
+    quick(py, || work(matrix))
 }
 
 #[pyfunction]

@@ -1,5 +1,7 @@
 //! Whole matrices: row after row through the codecs, on all threads.
 //!
+//! An element that is NaN or infinite is an error; the outputs then hold nothing of use.
+//!
 //! A matrix comes as the bytes of f32, bf16, f16 or f64 elements; each row is widened once, into a buffer that stays in
 //! the cache. Scales and packed codes are arrays that the caller made: `groups` scales and `packed` bytes for each row.
 
@@ -9,6 +11,7 @@ use crate::int::{Grid, Int};
 use crate::{bits, fp4, fp8, group};
 use polmrs_core::{Dtype, Error, Result, dtype, pool};
 use rayon::prelude::*;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// A matrix in memory.
 #[derive(Clone, Copy, Debug)]
@@ -51,18 +54,33 @@ impl<'a> Matrix<'a> {
         outs: impl IndexedParallelIterator<Item = T>,
         work: impl Fn(&mut Buffers, T) + Sync + Send,
     ) -> Result<()> {
-        let rows = self.bytes.par_chunks_exact(self.columns * self.dtype.size());
+        self.pieces(self.columns, least_rows(self.columns), outs, work)
+    }
+
+    /// Works on every run of `piece` elements (the last may be shorter), with the item of the same place in `outs`.
+    fn pieces<T: Send>(
+        &self,
+        piece: usize,
+        at_once: usize,
+        outs: impl IndexedParallelIterator<Item = T>,
+        work: impl Fn(&mut Buffers, T) + Sync + Send,
+    ) -> Result<()> {
+        let not_finite = AtomicUsize::new(usize::MAX);
+        let pieces = self.bytes.par_chunks((piece * self.dtype.size()).max(1)).zip(outs).with_min_len(at_once);
         pool::shared()?.install(|| {
-            rows.zip(outs).with_min_len(least_rows(self.columns)).for_each_init(
-                Buffers::default,
-                |buffers, (row, out)| {
-                    buffers.row.resize(self.columns, 0.0);
-                    dtype::to_f32(self.dtype, row, &mut buffers.row);
-                    work(buffers, out);
-                },
-            );
+            pieces.enumerate().for_each_init(Buffers::default, |buffers, (at, (bytes, out))| {
+                buffers.row.resize(bytes.len() / self.dtype.size(), 0.0);
+                dtype::to_f32(self.dtype, bytes, &mut buffers.row);
+                match dtype::first_beyond(&buffers.row, f32::INFINITY) {
+                    None => work(buffers, out),
+                    Some(offset) => drop(not_finite.fetch_min(at * piece + offset, Relaxed)),
+                }
+            });
         });
-        Ok(())
+        match not_finite.into_inner() {
+            usize::MAX => Ok(()),
+            element => Err(Error::NonFinite(format!("weight: element {element} is not a finite number"))),
+        }
     }
 
     /// Integer codes: for each row, a scale and a zero point for each `group` elements, and the packed codes.
@@ -153,22 +171,12 @@ impl<'a> Matrix<'a> {
     /// `block` elements; the last block may be shorter.
     pub fn nf4(&self, block: usize, scales: &mut [f32], packed: &mut [u8]) -> Result<()> {
         let piece = block * (1_usize << 14).div_ceil(block).next_multiple_of(2);
-        let pieces = self.bytes.par_chunks(piece * self.dtype.size());
         let outs = (scales.par_chunks_mut(piece / block), packed.par_chunks_mut(piece / 2)).into_par_iter();
-        pool::shared()?.install(|| {
-            pieces.zip(outs).for_each_init(
-                Buffers::default,
-                |Buffers { row, codes, .. }, (bytes, (scales, packed))| {
-                    let elements = bytes.len() / self.dtype.size();
-                    row.resize(elements, 0.0);
-                    codes.resize(elements, 0);
-                    dtype::to_f32(self.dtype, bytes, row);
-                    codebook::encode_nf4(row, block, scales, codes);
-                    codebook::pack_high_first(codes, packed);
-                },
-            );
-        });
-        Ok(())
+        self.pieces(piece, 1, outs, |Buffers { row, codes, .. }, (scales, packed)| {
+            codes.resize(row.len(), 0);
+            codebook::encode_nf4(row, block, scales, codes);
+            codebook::pack_high_first(codes, packed);
+        })
     }
 
     /// The largest magnitude of all.
@@ -182,23 +190,6 @@ impl<'a> Matrix<'a> {
             })
             .reduce(|| 0.0, f32::max)
         }))
-    }
-
-    /// Refuses NaN and infinities, by place.
-    pub fn refuse_nonfinite(&self, name: &str) -> Result<()> {
-        let piece = 1 << 14;
-        let pieces = self.bytes.par_chunks(piece * self.dtype.size());
-        let found = pool::shared()?.install(|| {
-            pieces.enumerate().find_map_first(|(at, bytes)| {
-                let mut row = vec![0.0; bytes.len() / self.dtype.size()];
-                dtype::to_f32(self.dtype, bytes, &mut row);
-                dtype::first_beyond(&row, f32::INFINITY).map(|offset| (at * piece + offset, row[offset]))
-            })
-        });
-        match found {
-            None => Ok(()),
-            Some((at, value)) => Err(Error::NonFinite(format!("{name}: element {at} is {value}"))),
-        }
     }
 }
 
@@ -344,11 +335,12 @@ mod tests {
     }
 
     #[test]
-    fn an_infinity_is_named_by_its_place() {
+    fn the_first_element_that_is_not_finite_is_named() {
         let mut x = values(40_000);
-        x[33_333] = f32::NEG_INFINITY;
+        (x[33_333], x[39_999]) = (f32::NEG_INFINITY, f32::NAN);
         let bytes = bytes(&x);
         let matrix = Matrix { dtype: Dtype::F32, bytes: &bytes, columns: 400 };
-        assert_eq!(matrix.refuse_nonfinite("w").unwrap_err().to_string(), "w: element 33333 is -inf");
+        let error = matrix.fp8(400, Dtype::F32, &mut [0.0; 100], &mut [0; 40_000]).unwrap_err();
+        assert_eq!(error.to_string(), "weight: element 33333 is not a finite number");
     }
 }

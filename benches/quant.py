@@ -1,0 +1,136 @@
+"""Input gigabytes a second of the quantization codecs on one thread, beside their peers on the same weight.
+
+    python benches/quant.py [--only NAME] [--no-peers] [--reps N] [--out FILE]
+
+NAME is `int4`, `nf4`, `hqq`, `fp8`, `mxfp4` or `nvfp4`. The weight is 4096 x 4096 normal float32. A figure is the input's
+bytes over the median CPU seconds of the process; a decoder counts the bytes of its float32 output. Outputs are new
+arrays. A peer runs in a process of its own (`quant_peer.py`), right after ours, on the same file; its codes are compared.
+
+| row | peer |
+|---|---|
+| int4, groups of 128, packed | compressed-tensors: scales, codes, packing |
+| nf4, blocks of 64, packed | bitsandbytes: `quantize_4bit` |
+| hqq, 4 bits, groups of 64 | hqq: `Quantizer.quantize` |
+"""
+
+import os
+
+os.environ["POLMRS_NUM_THREADS"] = "1"  # before the first call
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from polmrs import quantize
+from record import HISTORY, Measurement, record
+
+ROOT = Path(__file__).resolve().parents[1]
+CODECS = {
+    "int4": quantize.Integer(bits=4, group=128),
+    "nf4": quantize.NF4(),
+    "hqq": quantize.HQQ(bits=4, group=64),
+    "fp8": quantize.FP8(),
+    "mxfp4": quantize.MXFP4(),
+    "nvfp4": quantize.NVFP4(),
+}
+PEERS = {"int4": "compressed-tensors", "nf4": "bitsandbytes", "hqq": "hqq"}
+# Gigabytes a second of encoding, and how many times the peer.
+ASKED = {"int4": 3.0, "nf4": 1.0}
+ASKED_OF_HQQ = 50
+ASKED_BACK = 5.0
+
+
+def seconds(work: Callable[[], object], reps: int) -> float:
+    """The median CPU seconds of this process, after one run that does not count."""
+    work()
+    taken = []
+    for _ in range(reps):
+        start = time.process_time()
+        work()
+        taken.append(time.process_time() - start)
+    return median(taken)
+
+
+def peer(name: str, weight: Path, reps: int) -> tuple[dict, np.ndarray | None]:
+    """What a peer took, and its packed codes."""
+    python = ROOT / ".peers" / PEERS[name] / "bin" / "python"
+    if not python.exists():
+        sys.exit(f"{python} is missing: make peers NAME={PEERS[name]}")
+    codes = weight.with_suffix(".codes.npy")
+    codes.unlink(missing_ok=True)
+    script = Path(__file__).with_name("quant_peer.py")
+    answer = subprocess.run(
+        [python, script, name, weight, str(reps), codes], check=True, capture_output=True, text=True
+    )
+    return json.loads(answer.stdout.splitlines()[-1]), np.load(codes) if codes.exists() else None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Time the quantization codecs.")
+    parser.add_argument("--only", choices=CODECS, help="one codec")
+    parser.add_argument("--no-peers", action="store_true", help="leave the peers out")
+    parser.add_argument("--reps", type=int, default=15, help="runs of each measurement")
+    parser.add_argument("--out", type=Path, default=HISTORY, help="the file of JSON lines to add to")
+    args = parser.parse_args()
+    weight = np.random.default_rng(0).standard_normal((4096, 4096)).astype(np.float32)
+    missed = []
+    copy = weight.nbytes / 1e9 / seconds(weight.copy, args.reps)
+    print(f"load average {os.getloadavg()[0]:.1f}; copy of the weight {copy:.2f} GB/s\n")
+    print("| codec | encode, GB/s | decode, GB/s | peer, encode | ours / theirs |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, codec in CODECS.items():
+            if args.only not in (None, name):
+                continue
+            encoded = quantize.encode(weight, codec)
+            took = seconds(lambda: quantize.encode(weight, codec), args.reps)  # noqa: B023
+            rate, back = (
+                weight.nbytes / 1e9 / taken
+                for taken in (took, seconds(lambda: quantize.decode(encoded), args.reps))  # noqa: B023
+            )
+            ratio, theirs, version = None, None, None
+            if name in PEERS and not args.no_peers:
+                file = Path(folder) / f"{name}.npy"
+                np.save(file, weight)
+                answer, codes = peer(name, file, 1 if name == "hqq" else max(3, args.reps // 5))
+                theirs, version = answer["seconds"], answer["version"]
+                ratio = theirs / took
+                if codes is not None and not np.array_equal(codes, encoded.packed):
+                    missed.append(f"{name}: the codes are not the peer's")
+            shown = "-" if theirs is None else f"{weight.nbytes / 1e9 / theirs:.3f}"
+            times = "-" if ratio is None else f"{ratio:.1f}"
+            print(f"| {name} | {rate:.2f} | {back:.2f} | {shown} | {times} |", flush=True)
+            if rate < ASKED.get(name, 0):
+                missed.append(f"{name}: {rate:.2f} GB/s is less than {ASKED[name]}")
+            if name == "hqq" and ratio is not None and ratio < ASKED_OF_HQQ:
+                missed.append(f"hqq: {ratio:.0f} times the peer is less than {ASKED_OF_HQQ}")
+            if back < ASKED_BACK:
+                missed.append(f"{name}: decoding {back:.2f} GB/s is less than {ASKED_BACK}")
+            record(
+                args.out,
+                Measurement(
+                    name=f"quant.{name}",
+                    size=f"{'x'.join(map(str, weight.shape))}, f32, 1 thread",
+                    median=1e3 * took,
+                    unit="ms CPU",
+                    cpu=took,
+                    peer=PEERS.get(name) if theirs else None,
+                    peer_version=version,
+                    peer_median=1e3 * theirs if theirs else None,
+                    peer_cpu=theirs,
+                    ratio=ratio,
+                ),
+            )
+    for miss in missed:
+        print(miss, file=sys.stderr)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
