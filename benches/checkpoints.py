@@ -9,6 +9,7 @@ fine-tunes move less: at d ~ N(0, 1e-4) most bfloat16 weights stay as they are, 
 |---|---|---|
 | LLAMA | those of a Llama of 506 M parameters, base + 3 | time, equality with the peer, memory |
 | LARGE | one of 2 GB, base + 2; its content repeats every 32 MB | memory of a tensor larger than the buffers |
+| holes | those of a Llama of 7 billion, all zero, in files without blocks | memory of a model larger than it |
 | MANY | 2,000 small ones of four shapes, base + 3 | memory and time where tensors are many |
 """
 
@@ -117,6 +118,29 @@ MANY = Checkpoint(
         f"model.{at:04}.weight": [(256,), (64, 64), (256, 256), (200, 400)][at % 4] for at in range(2000)
     },
 )
+
+
+def holes(folder: str, count: int) -> list[Path]:
+    """Give the folders of models of 7 billion parameters, all zero, in files of holes that take no space."""
+    shapes = llama(
+        {
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 32,
+            "head_dim": 128,
+            "vocab_size": 32000,
+        }
+    )
+    header = safetensors_header(shapes)
+    models = [HOME / folder / f"model{number}" for number in range(count)]
+    for model in models:
+        model.mkdir(parents=True, exist_ok=True)
+        with (model / "model.safetensors").open("wb") as file:
+            file.write(header)
+            file.truncate(len(header) + 2 * sum(map(math.prod, shapes.values())))
+    return models
 
 
 def write(folders: list[Path], checkpoint: Checkpoint) -> None:

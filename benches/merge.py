@@ -2,7 +2,7 @@
 
     python benches/merge.py [--only NAME] [--no-peers] [--reps N] [--peer-reps N] [--out FILE]
 
-NAME is a method, `memory` or `start`. README.md, beside this file, says what each number means.
+NAME is a method, `memory`, `bounded` or `start`. README.md, beside this file, says what each number means.
 """
 
 import argparse
@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from agree import alike, equal
-from checkpoints import HOME, LARGE, LLAMA, MANY, Checkpoint, read
+from checkpoints import HOME, LARGE, LLAMA, MANY, Checkpoint, holes, read
 from measure import SAMPLE_S, Command, Run, measured, warm
 from record import HISTORY, ROOT, Measurement, record
 
 POLMRS = ROOT / "target" / "release" / "polmrs"
 COPY_LIMIT = ROOT / "target" / "release" / "examples" / "copy_limit"
+STREAM = ROOT / "target" / "release" / "examples" / "stream"
 PEER = ROOT / ".peers" / "mergekit" / "bin"
 OUT = HOME / "out"
 
@@ -68,19 +69,24 @@ METHODS = {
 def main() -> int:
     args = arguments()
     packages = ["--package", "polmrs-cli", "--bin", "polmrs", "--example", "copy_limit"]
-    subprocess.run(["cargo", "build", "--quiet", "--release", "--locked", *packages], cwd=ROOT, check=True)
+    stream = ["--package", "polmrs-merge", "--example", "stream"]
+    for chosen in (packages, stream):
+        subprocess.run(["cargo", "build", "--quiet", "--release", "--locked", *chosen], cwd=ROOT, check=True)
     OUT.mkdir(parents=True, exist_ok=True)
     parts: dict[str, Callable[[], bool]] = {name: partial(speed, name, args) for name in METHODS}
-    parts |= {"memory": partial(memory, args.out), "start": partial(start, args.out)}
-    chosen = [args.only] if args.only else list(parts)
-    kept = [parts[name]() for name in chosen]
+    parts |= {"memory": partial(memory, args.out), "bounded": partial(bounded, args.out)}
+    parts |= {"start": partial(start, args.out)}
+    names = [args.only] if args.only else list(parts)
+    kept = [parts[name]() for name in names]
     shutil.rmtree(OUT)
     return 0 if all(kept) else 1
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Time and memory of polmrs merge.")
-    parser.add_argument("--only", choices=[*METHODS, "memory", "start"], help="one part [default: all]")
+    parser.add_argument(
+        "--only", choices=[*METHODS, "memory", "bounded", "start"], help="one part [default: all]"
+    )
     parser.add_argument("--no-peers", action="store_true", help="leave mergekit out")
     parser.add_argument("--reps", type=int, default=5, help="runs of ours and of the copy limit [default: 5]")
     parser.add_argument("--peer-reps", type=int, help="runs of mergekit [default: 3, of the slow methods 1]")
@@ -234,6 +240,33 @@ def memory(out: Path) -> bool:
                     name=f"merge.memory.{name}", size=size, median=run.peak_mib, unit="MiB", cpu=run.cpu
                 ),
             )
+    settle()
+    return kept
+
+
+def bounded(out: Path) -> bool:
+    """The peak memory of merges of models of 7 billion parameters, by element, by row and by histogram, into nothing."""
+    kept = True
+    base, *tunes = map(str, holes("holes-7b", 3))
+    for name, each in {"linear": {}, "ties": {"density": 0.2}, "della": {"density": 0.5}}.items():
+        rows = [{"model": tune, "parameters": {"weight": 0.5, **each}} for tune in tunes]
+        config = OUT / "bounded.yml"
+        with_base = {} if name == "linear" else {"base_model": base}
+        config.write_text(json.dumps({"merge_method": name, **with_base, "models": rows}))
+        run = measured([STREAM, config, str(THREADS)], sample_s=SAMPLE_S)
+        within = 0 < run.peak_mib <= MEMORY_LIMIT_MIB
+        kept &= within
+        size = f"7B of zeros x {len(rows) + bool(with_base)}"
+        print(
+            f"memory of {name} on {size}: {run.peak_mib:.0f} MiB, asked: <= {MEMORY_LIMIT_MIB}"
+            f"{'' if within else '  MISSED'} ({run.wall:.1f} s)"
+        )
+        record(
+            out,
+            Measurement(
+                name=f"merge.bounded.{name}", size=size, median=run.peak_mib, unit="MiB", cpu=run.cpu
+            ),
+        )
     settle()
     return kept
 

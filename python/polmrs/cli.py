@@ -1,7 +1,9 @@
 """One command, two doors: native verbs run the same code as the standalone binary, the others run here."""
 
+import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from polmrs import _core
@@ -13,6 +15,8 @@ def main() -> int:
     sys.stdout.flush()
     command = ["polmrs", *sys.argv[1:]]
     try:
+        if command[1:2] == ["report"] and any(word.split("=")[0] == "--png" for word in command):
+            return _picture(command[2:])
         asked = _core.python_verb(command)
         return _core.cli(command) if asked is None else _python(json.loads(asked))
     except KeyboardInterrupt:
@@ -33,6 +37,31 @@ def _python(asked: dict[str, Any]) -> int:
         print(json.dumps(report))
     else:
         print(f"{report['to']}: {report['tensors']} tensors in {len(report['files'])} file(s)")
+    return 0
+
+
+def _picture(arguments: list[str]) -> int:
+    """``polmrs report OUT --png FILE``: the native table, then the picture."""
+    from polmrs.merge.picture import draw
+
+    parser = argparse.ArgumentParser(prog="polmrs report", add_help=False, allow_abbrev=False)
+    parser.add_argument("out")
+    parser.add_argument("--by", default="relative")
+    parser.add_argument("--top", default="20")
+    parser.add_argument("--png", required=True)
+    asked = parser.parse_args(arguments)
+    code = _core.cli(["polmrs", "report", asked.out, "--by", asked.by, "--top", asked.top])
+    if code:
+        return code
+    report = json.loads((Path(asked.out) / "polmrs_report.json").read_text(encoding="utf-8"))
+    try:
+        draw(report, asked.by, asked.png)
+    except ModuleNotFoundError as error:
+        print(f"polmrs: --png needs {error.name}: pip install 'polmrs[plots]'", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"polmrs: {asked.png}: cannot write: {error.strerror}", file=sys.stderr)
+        return 4
     return 0
 
 

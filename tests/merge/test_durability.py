@@ -422,3 +422,29 @@ def test_a_disk_that_fails_before_anything_is_whole_leaves_nothing(home):
 def test_fail_on_nonfinite_is_the_default_and_may_be_said(home, polmrs):
     assert polmrs("merge", "c.yml", "out", "--fail-on-nonfinite").returncode == 0
     assert polmrs("merge", "c.yml", "o", "--fail-on-nonfinite", "--allow-nonfinite").returncode == 2
+
+
+def test_the_picture_has_a_row_a_layer_and_a_column_a_kind(home):
+    from polmrs.merge.picture import cells
+
+    pm.merge("c.yml", to="out", report=True)
+    report = json.loads(Path("out/polmrs_report.json").read_text())
+    rows, kinds, values = cells(report, "kept")
+    found = {row["name"]: row["kept"] for row in report["tensors"] if not row["copied"]}
+    assert rows == [f"model.layers.{at}" for at in range(30) if f"model.layers.{at}.weight" in found]
+    assert kinds == ["weight"]
+    assert values == [[found[f"{row}.weight"]] for row in rows]
+
+
+def test_png_draws_or_says_what_is_missing(home, polmrs):
+    pm.merge("c.yml", to="out", report=True)
+    Path("empty").mkdir()
+    hidden = Path("empty/matplotlib.py")
+    hidden.write_text("raise ModuleNotFoundError('hidden', name='matplotlib')\n")
+    without = polmrs("report", "out", "--png", "a.png", env=os.environ | {"PYTHONPATH": "empty"})
+    assert (without.returncode, "pip install 'polmrs[plots]'" in without.stderr) == (1, True)
+    assert polmrs("report", "nowhere", "--png=a.png").returncode == 3
+    assert not Path("a.png").exists()
+    drawn = polmrs("report", "out", "--by", "cosine", "--png", "a.png")
+    assert (drawn.returncode, drawn.stderr) == (0, "")
+    assert Path("a.png").read_bytes().startswith(b"\x89PNG")
