@@ -169,8 +169,7 @@ impl Writer {
             return Err(exists(out));
         }
         let folder = folder_of(out);
-        let file = tempfile::Builder::new().prefix(".tokens-").tempfile_in(folder);
-        let mut file = BufWriter::with_capacity(CHUNK, file.map_err(Error::io(folder, "create a file in"))?);
+        let mut file = BufWriter::with_capacity(CHUNK, beside(out)?);
         file.write_all(&[0; HEADER]).map_err(Error::io(out, "write"))?;
         let masks = match with_mask {
             true => Some(BufWriter::new(tempfile::tempfile_in(folder).map_err(Error::io(folder, "create a file in"))?)),
@@ -273,14 +272,21 @@ fn header(layout: &Layout, body_hash: &[u8]) -> [u8; HEADER] {
     header
 }
 
-/// Gives a finished temporary file its name, readable as other new files are.
-pub fn settle(file: NamedTempFile, out: &Path, overwrite: bool) -> Result<()> {
+/// A file beside `out`, with the rights of any new file, which goes unless [`settle`] gives it its name.
+pub fn beside(out: &Path) -> Result<NamedTempFile> {
+    let folder = folder_of(out);
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".polmrs-");
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        let mode = std::fs::Permissions::from_mode(0o644);
-        file.as_file().set_permissions(mode).map_err(Error::io(out, "set the mode of"))?;
+        builder.permissions(std::fs::Permissions::from_mode(0o666)); // less what the umask takes
     }
+    builder.tempfile_in(folder).map_err(Error::io(folder, "create a file in"))
+}
+
+/// Gives a finished file its name; it is on the disk then.
+pub fn settle(file: NamedTempFile, out: &Path, overwrite: bool) -> Result<()> {
     if overwrite {
         file.persist(out).map_err(|error| Error::io(out, "create")(error.error))?;
     } else {
@@ -348,6 +354,15 @@ mod tests {
             std::fs::write(&path, &whole[..keep]).unwrap();
             assert!(Store::open(&path).is_err(), "{keep} bytes");
         }
+    }
+
+    #[test]
+    fn a_store_has_the_rights_of_any_new_file() {
+        use std::os::unix::fs::PermissionsExt;
+        let home = tempfile::tempdir().unwrap();
+        let other = File::create(home.path().join("other")).unwrap();
+        let mode = |metadata: std::fs::Metadata| metadata.permissions().mode();
+        assert_eq!(mode(made(home.path(), false).metadata().unwrap()), mode(other.metadata().unwrap()));
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod input;
 mod pack;
 
 use crate::args::data::{Data, DataVerb, Output};
-use polmrs_batch::store::{folder_of, settle};
+use polmrs_batch::store::{beside, folder_of, settle};
 use polmrs_core::{Ctl, Error, Result};
 use serde_json::Value as Json;
 use std::io::Write;
@@ -40,9 +40,7 @@ fn check_outputs(output: &Output) -> Result<()> {
 
 /// Writes a file that appears whole.
 fn write_whole(path: &Path, parts: &[&[u8]], overwrite: bool) -> Result<()> {
-    let folder = folder_of(path);
-    let file = tempfile::Builder::new().prefix(".polmrs-").tempfile_in(folder);
-    let mut file = std::io::BufWriter::new(file.map_err(Error::io(folder, "create a file in"))?);
+    let mut file = std::io::BufWriter::new(beside(path)?);
     let written = parts.iter().try_for_each(|part| file.write_all(part));
     written.map_err(Error::io(path, "write"))?;
     let file = file.into_inner().map_err(|error| Error::io(path, "write")(error.into_error()))?;
