@@ -53,6 +53,8 @@ class Method:
 WEIGHTS = (1.0, 0.7, 0.5)
 TIES = tuple({"weight": weight, "density": 0.2} for weight in WEIGHTS)
 DARE = tuple({"weight": weight, "density": 0.5} for weight in WEIGHTS)
+CRUMBS = tuple({"weight": weight, "density": 0.2, "gamma": 0.01} for weight in WEIGHTS)
+NONE: tuple[dict[str, Any], ...] = ({}, {}, {})
 PLAIN = tuple({"weight": weight} for weight in WEIGHTS)
 
 METHODS = {
@@ -63,6 +65,24 @@ METHODS = {
     "ties": Method(each=TIES, times_limit=5.0, times_faster=20.0, beyond=2e-2, peer_reps=1),
     "dare_ties": Method(each=DARE, times_faster=10.0, peer_reps=1),
     "dare_linear": Method(each=DARE, times_faster=10.0, peer_reps=1),
+    "breadcrumbs": Method(each=CRUMBS, times_limit=5.0, times_faster=20.0, beyond=2e-2, peer_reps=1),
+    "della": Method(each=DARE, times_limit=5.0, times_faster=20.0, peer_reps=1),
+    "sce": Method(
+        each=NONE,
+        parameters={"select_topk": 0.2},
+        times_limit=5.0,
+        times_faster=20.0,
+        beyond=2e-2,
+        peer_reps=1,
+    ),
+    "model_stock": Method(each=NONE, times_limit=2.0, beyond=1e-4),
+    "nuslerp": Method(each=PLAIN[:2], times_limit=2.0, beyond=1e-4),
+    "multislerp": Method(each=PLAIN, times_limit=2.0, beyond=1e-4),
+    "karcher": Method(each=NONE, base=False, times_limit=2.0, beyond=1e-4),
+    "nearswap": Method(each=({},), parameters={"t": 1e-3}, times_limit=1.5, beyond=1e-4),
+    "ram": Method(each=NONE, times_limit=1.5, beyond=1e-4),
+    "ramplus_tl": Method(each=NONE, times_limit=2.0, beyond=1e-4),
+    "arcee_fusion": Method(each=({},), times_limit=5.0, beyond=5e-2),
 }
 
 

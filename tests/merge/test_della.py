@@ -12,24 +12,12 @@ pytestmark = pytest.mark.method("merge.della")
 SHAPES = [(1,), (1000,), (30, 17), (5, 1), (3, 4, 5), (700, 300), (2, 70_000)]
 
 
-def keep(delta, columns, density, epsilon, model):
-    """Each row's smallest stays with probability density - epsilon, its largest with density + epsilon."""
-    rows = delta.reshape(-1, columns)
-    # Ascending magnitude; among equals, the lowest index ranks highest.
-    order = np.lexsort((-np.arange(columns)[None].repeat(len(rows), 0), np.abs(rows)), axis=1)
-    rank = np.argsort(order, axis=1)
-    share = rank / (columns - 1) if columns > 1 else np.full(rows.shape, 0.5)
-    threshold = np.round(((density - epsilon) + 2 * epsilon * share) * 2**32)
-    words = twin.philox(twin.key(0, "w", f"della:{model}"), delta.size)
-    return words < threshold.reshape(-1)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_equals_the_twin_bit_for_bit(shape, kind):
     base, models = fine_tunes(kind, int(np.prod(shape)))
     flat_base, *flat = floats(base, *models)
-    masks = [keep(x - flat_base, shape[-1], 0.6, 0.3, at) for at, x in enumerate(flat)]
+    masks = [twin.drawn_by_rank(x - flat_base, shape[-1], 0.6, 0.3, model=at) for at, x in enumerate(flat)]
     for method, options in [(DELLA, {"consensus": True, "normalize": True}), (DELLALinear, {})]:
         expected = twin.task_vectors(flat_base, flat, [1, -0.5, 0.3], keep=masks, rescale=True, **options)
         models_as_shaped = [model.reshape(shape) for model in models]

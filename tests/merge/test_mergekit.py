@@ -63,12 +63,18 @@ METHODS = {
     "nearswap": [pm.NearSwap(t=1e-3)],
     "ram": [pm.RAM()],
     "ramplus_tl": [pm.RAMPlusTL(r=0.3)],
+    "della": [pm.DELLA(weight=[1, 2, 0.7], density=0.6, epsilon=0.2)],
+    "della_linear": [pm.DELLALinear(weight=W, density=0.5, epsilon=0.3, rescale="none")],
 }
 COUNT = {"slerp": 1, "passthrough": 1, "nuslerp": 2, "nearswap": 1}
 # Where mergekit's choice among equals decides more than a few elements, only inputs that have few equals are compared.
 KINDS_OF = {name: ["continuous", "sparse"] for name in ("breadcrumbs", "breadcrumbs_ties", "sce")}
 # On so few elements directions cancel, which both refuse.
-SHAPES_OF = {"multislerp": SHAPES[2:]}
+SHAPES_OF = {
+    "multislerp": SHAPES[2:],
+    "della": SHAPES[1:3],
+    "della_linear": SHAPES[4:],
+}
 
 
 def family(kind, shape, count):
@@ -104,6 +110,14 @@ class Case:
         self.base, self.models = family(kind, shape, count)
         self.inputs = {f"m{at}": model for at, model in enumerate(self.models)}
         self.masks = []
+        if method.name.startswith("della"):
+            base, *models = floats(self.base, *self.models)
+            rows = zip(models, self.each("density"), self.each("epsilon"), strict=True)
+            drawn = [
+                twin.drawn_by_rank(model - base, shape[-1], share, epsilon, model=at)
+                for at, (model, share, epsilon) in enumerate(rows)
+            ]
+            self.masks = [torch.tensor(mask).reshape(shape).float() for mask in drawn]
         if method.name.startswith("dare"):
             drawn = [
                 twin.drawn(self.base.numel(), share, model=at)
@@ -149,7 +163,7 @@ class Case:
             a, b = base.astype(np.float64), models[0].astype(np.float64)
             cosine = a @ b / np.sqrt(a @ a * (b @ b))
             undecided[:] = abs(abs(cosine) - 0.9995) < 1e-6
-        if self.method.name in ("ties", "dare_ties"):
+        if self.method.name in ("ties", "dare_ties", "della"):
             shares = []
             for at, (model, density, weight) in enumerate(
                 zip(models, self.each("density"), self.each("weight"), strict=True)

@@ -63,6 +63,31 @@ def drawn(size, density, *, seed=0, tensor="w", model=0):
     return philox(key(seed, tensor, f"dare:{model}"), size) < round(density * 2**32)
 
 
+def drawn_by_rank(delta, columns, density, epsilon, *, seed=0, tensor="w", model=0):
+    """DELLA's mask: a row's smallest stays with probability density - epsilon, its largest with density + epsilon."""
+    rows = delta.reshape(-1, columns)
+    # Ascending magnitude; among equals, the lowest index ranks highest.
+    order = np.lexsort((-np.arange(columns)[None].repeat(len(rows), 0), np.abs(rows)), axis=1)
+    rank = np.argsort(order, axis=1)
+    share = rank / (columns - 1) if columns > 1 else np.full(rows.shape, 0.5)
+    threshold = np.round(((density - epsilon) + 2 * epsilon * share) * 2**32)
+    return philox(key(seed, tensor, f"della:{model}"), delta.size) < threshold.reshape(-1)
+
+
+def fusion(a, b):
+    """Arcee Fusion's importance of every element of two matrices, and its threshold."""
+
+    def softmax(x):
+        e = np.exp(x - x.max(1, keepdims=True))
+        return e / e.sum(1, keepdims=True) + 1e-8
+
+    p, q = softmax(b.astype(np.float64)), softmax(a.astype(np.float64))
+    score = np.abs(b - a) * (p * np.log(p / q)).sum(1, keepdims=True).astype(F)
+    ordered_scores = np.sort(score, axis=None)
+    q1, median, q3 = (ordered_scores[int(at * (score.size - 1))] for at in (0.25, 0.5, 0.75))
+    return score, median + F(1.5) * (q3 - q1)
+
+
 def l1_factor(delta, kept):
     """What brings ``kept`` to the L1 norm of ``delta``."""
     before, after = (block_sum(np.abs(x).astype(np.float64)) for x in (delta, kept))

@@ -21,6 +21,7 @@ pub mod model;
 mod outline;
 pub mod params;
 pub mod program;
+mod rank_draw;
 mod ranking;
 mod relayer;
 pub mod report;

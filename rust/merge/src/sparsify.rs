@@ -10,6 +10,7 @@
 //! Of equal magnitudes, the lowest index counts as the larger; over a whole model, tensors come in the order of its
 //! checkpoint.
 
+use crate::rank_draw::{self, Odds};
 use crate::ranking::{Answers, Chosen, Count, Query, Streams, choose, choose_over_model};
 use crate::spec::Tensor;
 use polmrs_core::philox::{self, Key};
@@ -25,15 +26,6 @@ pub(crate) enum Dropper {
     Band { largest: Chosen, outliers: Chosen },
     AtRandom { key: Key, threshold: u64 },
     ByRank { key: Key, columns: usize, odds: Odds },
-}
-
-/// DELLA's probabilities of keeping an element, by its rank within its row.
-#[derive(Clone, Copy)]
-pub(crate) struct Odds {
-    lowest: f64,
-    spread: f64,
-    /// Whether what is kept is divided by its probability.
-    expected: bool,
 }
 
 impl Dropper {
@@ -56,9 +48,9 @@ impl Dropper {
             Dropper::ByRank { key, columns, odds } => {
                 words.resize(delta.len(), 0);
                 philox::fill(*key, block.element + at as u64, words);
-                let mut order = Vec::new();
+                let mut scratch = rank_draw::Scratch::default();
                 for (row, words) in delta.chunks_mut(*columns).zip(words.chunks(*columns)) {
-                    keep_by_rank(row, words, *odds, &mut order);
+                    rank_draw::keep(row, words, *odds, &mut scratch);
                 }
             }
         }
@@ -189,26 +181,6 @@ simd! {
     fn keep_drawn(delta: &mut [f32], words: &[u32], threshold: u64) {
         for (delta, word) in delta.iter_mut().zip(words) {
             *delta = if u64::from(*word) < threshold { *delta } else { 0.0 };
-        }
-    }
-}
-
-/// One row of DELLA: the smallest is kept with the lowest probability, the largest with the highest.
-fn keep_by_rank(row: &mut [f32], words: &[u32], odds: Odds, order: &mut Vec<u64>) {
-    // Magnitude above, inverted index below: ascending order ranks, among equals, the lowest index last.
-    let key = |(at, x): (usize, &f32)| (u64::from(x.to_bits() & 0x7fff_ffff) << 32) | u64::from(!(at as u32));
-    order.clear();
-    order.extend(row.iter().enumerate().map(key));
-    order.sort_unstable();
-    let last = (row.len() - 1) as f64;
-    for (rank, key) in order.iter().enumerate() {
-        let at = !(*key as u32) as usize;
-        let share = if last == 0.0 { 0.5 } else { rank as f64 / last };
-        let probability = odds.lowest + odds.spread * share;
-        if u64::from(words[at]) >= philox::threshold(probability) {
-            row[at] = 0.0;
-        } else if odds.expected {
-            row[at] *= (1.0 / probability) as f32;
         }
     }
 }
