@@ -6,6 +6,7 @@ Reads FOLDER/cases.json and the tensors of FOLDER/in.safetensors, writes FOLDER/
   so on stand in for the masks that DARE would draw, in the order in which it asks for them.
 - `settings`: configurations, and the value that each named parameter has for each tensor at a depth, or the error.
 - `folders`: configuration files and the folders into which `mergekit-yaml` merges them.
+- `attempts`: likewise, where it may refuse; the answer is the error, or null.
 """
 
 import json
@@ -68,6 +69,15 @@ def resolved(case: dict) -> list[float | bool | None] | str:
     return values
 
 
+def attempted(config: str, out: str) -> str | None:
+    """The error that a merge ends with, if any."""
+    try:
+        merge_yaml([config, out, "--quiet"], standalone_mode=False)
+    except Exception as error:  # noqa: BLE001  whatever mergekit refuses with
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
 def main() -> None:
     """Answers every case of the folder."""
     folder = Path(sys.argv[1])
@@ -85,6 +95,7 @@ def main() -> None:
     for config, out in cases["folders"]:
         merge_yaml([config, out, "--quiet"], standalone_mode=False)
     answers = {name: resolved(case) for name, case in cases["settings"].items()}
+    answers |= {config: attempted(config, out) for config, out in cases.get("attempts", [])}
     (folder / "out.json").write_text(json.dumps(answers))
 
 

@@ -211,7 +211,7 @@ TIES_OF_A = "merge_method: ties\nbase_model: base\nmodels: [{model: a, parameter
         ),
         (TIES_OF_A + "dtype: bfloat61", r"4:8: dtype: 'bfloat61' is not one of .*; did you mean 'bfloat16'"),
         (TIES_OF_A + "out_dtype: int64", r"4:12: out_dtype: 'int64' is not one of"),
-        (TIES_OF_A + "tokenizer_source: base", r"4:19: tokenizer_source: not supported by this version"),
+        (TIES_OF_A + "tokenizer_source: [base]", r"4:19: tokenizer_source: a list is not text"),
         (TIES_OF_A + "slices: []", r"1:1: .models. and .slices. exclude each other"),
         (TIES_OF_A + "merge_method: ties", r"4:1: the key 'merge_method' is given twice, first at 1:1"),
         (

@@ -8,6 +8,7 @@
 //! | [`methods`] | every method, one small file each or a row of a family |
 //! | [`program`], `outline` | a configuration and open models to a plan; where tensors belong, by their names |
 //! | [`adapter`] | LoRA adapters on a model, computed as they are read |
+//! | [`tokenizer`] | models with different vocabularies: tokens, rows, files |
 //! | [`run`](mod@run) | a merge into a folder; [`model`] and [`card`] are its inputs and its model card |
 //! | [`report`] | what a merge did to every tensor |
 
@@ -31,3 +32,4 @@ mod select;
 pub mod setting;
 mod sparsify;
 pub mod spec;
+pub mod tokenizer;

@@ -1,12 +1,15 @@
 //! A merge from a configuration to an output folder.
 
 use crate::card;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::extra::Extra;
 use crate::model::{ModelFolder, read_text};
 use crate::program::{self, Opened};
 use crate::relayer::relayer;
 use crate::report;
+use crate::tokenizer::files::Action;
+use crate::tokenizer::remap::Remapped;
+use crate::tokenizer::{Member, Vocabulary};
 use polmrs_core::{Ctl, Dtype, Error, Result};
 use polmrs_engine::source::{Meta, Source};
 use polmrs_engine::verify::verify;
@@ -92,6 +95,7 @@ pub struct Prepared {
     config: Config,
     document: Json,
     models: Vec<ModelFolder>,
+    vocabulary: Vocabulary,
     extra: Extra,
     /// The output's config but for its type, where there is one.
     config_json: Option<Json>,
@@ -114,15 +118,20 @@ impl Prepared {
         for model in &config.models {
             models.push(ModelFolder::open(&model.reference).map_err(|error| error.within(&model.place))?);
         }
+        let members: Vec<Member<'_>> = models.iter().zip(&config.models).map(member).collect();
+        let vocabulary = config.tokenizer.plan(&members, config.base, config.dtype)?;
+        let raw = sources(&models);
+        let views = vocabulary.views(&raw);
         let opened: Vec<Opened<'_>> =
-            models.iter().map(|model| Opened { source: model.source.as_ref(), tied: model.tied() }).collect();
+            views.iter().zip(&models).map(|(view, model)| Opened { source: view, tied: model.tied() }).collect();
         let mut plan = program::plan(&config, &opened, settings.seed, &mut extra)?;
         let config_json = restacked(&config, &opened, &models, &mut plan.notes)?;
+        plan.notes.extend(vocabulary.notes.iter().cloned());
         let specs: Vec<Spec> = plan.outputs.iter().map(spec).collect();
         let layout = Writer::plan(&specs, settings.shard_size)?;
-        let cost = plan.cost(&sources(&models, &extra), settings.threads, settings.max_memory)?;
+        let cost = plan.cost(&seen(&views, &extra), settings.threads, settings.max_memory)?;
         let document = node.to_json();
-        Ok(Prepared { config, document, models, extra, config_json, plan, layout, cost, settings })
+        Ok(Prepared { config, document, models, vocabulary, extra, config_json, plan, layout, cost, settings })
     }
 
     /// What was accepted and has no effect, or was left out.
@@ -146,6 +155,7 @@ impl Prepared {
                 "tensors": self.plan.outputs.len(),
                 "parameters": self.plan.outputs.iter().map(Meta::elements).sum::<u64>(),
                 "dtype": self.dtype().map(Dtype::torch_name),
+                "vocabulary": self.vocabulary.counts().map(|(tokens, rows)| json!({"tokens": tokens, "rows": rows})),
                 "files": self.layout.files().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect::<Vec<_>>(),
             },
             "threads": self.settings.threads,
@@ -210,7 +220,9 @@ impl Prepared {
 
     /// Merges into a sink, without the files beside the weights.
     pub fn stream(&self, sink: &dyn Sink, ctl: &Ctl) -> Result<()> {
-        polmrs_engine::run(&sources(&self.models, &self.extra), &self.plan, sink, self.options(), ctl)
+        let raw = sources(&self.models);
+        let views = self.vocabulary.views(&raw);
+        polmrs_engine::run(&seen(&views, &self.extra), &self.plan, sink, self.options(), ctl)
     }
 
     fn options(&self) -> Options<'_> {
@@ -247,6 +259,7 @@ impl Prepared {
             "seed": self.settings.seed,
             "shard_size": self.settings.shard_size,
             "inputs": inputs,
+            "vocabulary": self.vocabulary.fingerprint(),
         }))
     }
 
@@ -254,9 +267,10 @@ impl Prepared {
     fn write(&self, output: &Output, prints: &[String], durable: &Durable, ctl: &Ctl) -> Result<()> {
         let donor = &self.models[self.config.donor()];
         for name in SIDECARS {
-            let from = donor.folder.join(name);
-            if from.is_file() {
-                copy_sidecar(output, &from, name)?;
+            match self.vocabulary.files.action(name, &donor.folder) {
+                Action::Write(text) => output.put(name, text.as_bytes())?,
+                Action::Copy(from) if from.is_file() => self.copy_sidecar(output, &from, name)?,
+                Action::Copy(_) | Action::Nothing => {}
             }
         }
         if let Some(config) = &self.config_json {
@@ -267,7 +281,9 @@ impl Prepared {
         let named = card::named(&self.document, &self.config, &self.models);
         output.put("mergekit_config.yml", polmrs_io::yaml::emit_json(&named).as_bytes())?;
         let options = Options { done: durable.done(), survey: durable.survey(), ..self.options() };
-        polmrs_engine::run(&sources(&self.models, &self.extra), &self.plan, durable, options, ctl)
+        let raw = sources(&self.models);
+        let views = self.vocabulary.views(&raw);
+        polmrs_engine::run(&seen(&views, &self.extra), &self.plan, durable, options, ctl)
     }
 
     /// Makes all of it durable, compares what the disk holds where that is asked for, and writes the report.
@@ -334,7 +350,25 @@ impl Prepared {
                 map.insert("dtype".into(), dtype.torch_name().into());
             }
         }
+        self.vocabulary.amend_config(&mut config);
         config
+    }
+
+    /// Copies a file as it is, but for the folder that a tokenizer's config was loaded from, and for token ids of
+    /// another vocabulary.
+    fn copy_sidecar(&self, output: &Output, from: &Path, name: &str) -> Result<()> {
+        if ["tokenizer_config.json", "generation_config.json"].contains(&name)
+            && let Some(Ok(mut config)) = read_text(from)?.map(|text| serde_json::from_str::<Json>(&text))
+        {
+            let changed = match name {
+                "tokenizer_config.json" => config.as_object_mut().is_some_and(forget_origin),
+                _ => self.vocabulary.amend_generation_config(&mut config),
+            };
+            if changed {
+                return output.put(name, pretty(&config).as_bytes());
+            }
+        }
+        output.copy(from, name)
     }
 }
 
@@ -355,23 +389,20 @@ fn restacked(
     Ok(json)
 }
 
-/// Copies a file as it is, but for a tokenizer's config that names the folder it was loaded from.
-fn copy_sidecar(output: &Output, from: &Path, name: &str) -> Result<()> {
-    if name == "tokenizer_config.json"
-        && let Some(Ok(mut config)) = read_text(from)?.map(|text| serde_json::from_str::<Json>(&text))
-        && let Some(map) = config.as_object_mut()
-        && map.contains_key("name_or_path")
-    {
-        forget_origin(map);
-        return output.put(name, pretty(&config).as_bytes());
+/// A model as the vocabulary's planning sees it.
+fn member<'a>((opened, model): (&'a ModelFolder, &'a config::Model)) -> Member<'a> {
+    Member {
+        reference: &model.reference,
+        folder: &opened.folder,
+        source: opened.source.as_ref(),
+        config: opened.config.as_ref(),
+        tied: opened.tied(),
     }
-    output.copy(from, name)
 }
 
-/// Removes the folder that a config or a tokenizer was loaded from.
-fn forget_origin(map: &mut Map<String, Json>) {
-    map.shift_remove("_name_or_path");
-    map.shift_remove("name_or_path");
+/// Removes the folder that a config or a tokenizer was loaded from; says whether it was there.
+pub(crate) fn forget_origin(map: &mut Map<String, Json>) -> bool {
+    ["_name_or_path", "name_or_path"].into_iter().filter(|key| map.shift_remove(*key).is_some()).count() > 0
 }
 
 /// Sets the element type where a config states one.
@@ -398,10 +429,15 @@ fn spec(meta: &Meta) -> Spec {
     Spec { name: meta.name.clone(), dtype: meta.dtype, shape: meta.shape.clone() }
 }
 
-fn sources<'a>(models: &'a [ModelFolder], extra: &'a Extra) -> Vec<&'a dyn Source> {
-    models.iter().map(|model| model.source.as_ref()).chain(extra.sources()).collect()
+/// What the plan reads: the models in the rows of the result's vocabulary, then what else the method reads.
+fn seen<'a>(views: &'a [Remapped<'a>], extra: &'a Extra) -> Vec<&'a dyn Source> {
+    views.iter().map(|view| view as &dyn Source).chain(extra.sources()).collect()
 }
 
-fn pretty(json: &Json) -> String {
+fn sources(models: &[ModelFolder]) -> Vec<&dyn Source> {
+    models.iter().map(|model| model.source.as_ref()).collect()
+}
+
+pub(crate) fn pretty(json: &Json) -> String {
     format!("{json:#}\n")
 }

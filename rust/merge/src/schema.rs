@@ -13,7 +13,28 @@ pub fn merge() -> Json {
         "title": "polmrs merge configuration",
         "type": "object",
         "oneOf": methods,
+        "$defs": {"tokenizer": tokenizer()},
     })
+}
+
+/// The tokenizer section, the same for every method.
+fn tokenizer() -> Json {
+    let reference = json!({"type": "string"});
+    let another = json!({"kind": {"const": "model_token"}, "model": reference, "token": {"type": "string"},
+                         "token_id": {"type": "integer", "minimum": 0}});
+    let mut row = object(another, &["kind", "model"]);
+    row["oneOf"] = json!([{"required": ["token"]}, {"required": ["token_id"]}]);
+    let zero = object(json!({"kind": {"const": "zero"}}), &["kind"]);
+    let source = json!({"anyOf": [reference, row, zero, {"type": "null"}]});
+    let rule = object(json!({"source": source, "force": {"type": "boolean"}}), &[]);
+    object(
+        json!({
+            "source": {"type": "string", "description": "union, base, or one of the models", "default": "union"},
+            "tokens": {"type": "object", "additionalProperties": rule},
+            "pad_to_multiple_of": {"type": ["integer", "null"], "minimum": 1},
+        }),
+        &[],
+    )
 }
 
 fn alternative(spec: &Spec) -> Json {
@@ -42,6 +63,9 @@ fn alternative(spec: &Spec) -> Json {
             "parameters": all,
             "dtype": {"enum": dtypes},
             "out_dtype": {"enum": dtypes},
+            "tokenizer": {"$ref": "#/$defs/tokenizer"},
+            "tokenizer_source": {"type": "string"},
+            "chat_template": {"type": "string"},
         }),
         &["merge_method"],
     );

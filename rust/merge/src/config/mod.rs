@@ -14,6 +14,7 @@ mod parts;
 use crate::methods;
 use crate::setting::Setting;
 use crate::spec::{Base, Method};
+use crate::tokenizer;
 use parts::References;
 use polmrs_core::error::did_you_mean;
 use polmrs_core::{Dtype, Result};
@@ -38,6 +39,8 @@ pub struct Config {
     pub dtype: Option<Dtype>,
     /// The type of the result.
     pub out_dtype: Option<Dtype>,
+    /// The vocabulary and the chat template of the result.
+    pub tokenizer: tokenizer::Settings,
     /// What was accepted and has no effect.
     pub notes: Vec<String>,
 }
@@ -94,15 +97,12 @@ pub struct Member {
 pub type Settings = Vec<(&'static str, Setting)>;
 
 impl Config {
-    /// Reads a document. Parts of mergekit's schema that this version lacks are refused by name.
+    /// Reads a document.
     pub fn decode(node: &Node, lenient: bool) -> Result<Config> {
         let root = if lenient { node.root().lenient() } else { node.root() };
         let mut fields = root.fields()?;
         let method =
             fields.required("merge_method", |field| methods::find(&field.as_text()?).map_err(|e| field.error(e)))?;
-        for key in ["tokenizer_source", "tokenizer", "chat_template"] {
-            fields.optional(key, |field| Err::<(), _>(field.error("not supported by this version of polmrs")))?;
-        }
         let name = fields.optional("name", reference)?;
         let base = fields.optional("base_model", reference)?;
         let mut references = References::default();
@@ -112,6 +112,7 @@ impl Config {
         let parameters = fields.optional("parameters", |field| parameters::decode(field, method.spec(), true))?;
         let dtype = fields.optional("dtype", float_type)?;
         let out_dtype = fields.optional("out_dtype", float_type)?;
+        let tokenizer = tokenizer::Settings::decode(&mut fields, reference)?;
         fields.finish()?;
         Ok(Config {
             name,
@@ -122,6 +123,7 @@ impl Config {
             parameters: parameters.unwrap_or_default(),
             dtype,
             out_dtype,
+            tokenizer,
             notes: root.take_notes(),
         })
     }

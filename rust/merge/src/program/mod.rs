@@ -21,6 +21,7 @@ use crate::outline::{Depths, Modules, Outline, depth, kind};
 use crate::params::Params;
 use crate::setting::{Place, Setting};
 use crate::spec::{Value, WholeModel};
+use crate::tokenizer;
 use polmrs_core::error::did_you_mean;
 use polmrs_core::{Error, Result};
 use polmrs_engine::source::Source;
@@ -228,7 +229,8 @@ impl<'a> Planner<'a> {
         }
         let (label, name, shape, from, expected) =
             (source.label(), &other.name, &other.shape, donor.label(), &meta.shape);
-        Err(Error::Checkpoint(format!("{label}: '{name}' has shape {shape:?}, but {expected:?} in {from}")))
+        let hint = tokenizer::hint(name, shape, expected);
+        Err(Error::Checkpoint(format!("{label}: '{name}' has shape {shape:?}, but {expected:?} in {from}{hint}")))
     }
 
     fn missing(&self, part: &Part, member: usize, name: &str) -> Error {
