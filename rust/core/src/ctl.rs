@@ -27,8 +27,9 @@ impl Ctl {
         if self.cancelled.load(Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
     }
 
-    /// States the size of the work, in bytes to go through.
+    /// States the size of the work that begins now, in bytes to go through; nothing of it is done.
     pub fn expect(&self, total: u64) {
+        self.done.store(0, Relaxed);
         self.total.store(total, Relaxed);
     }
 

@@ -3,7 +3,7 @@
 use crate::card;
 use crate::config::{self, Config};
 use crate::extra::Extra;
-use crate::model::{ModelFolder, read_text};
+use crate::model::{self, ModelFolder, read_text};
 use crate::program::{self, Opened};
 use crate::relayer::relayer;
 use crate::report;
@@ -181,6 +181,7 @@ impl Prepared {
             let rule = "nobody can tell whether a function is the one that an earlier run called; run without it";
             return Err(Error::Usage(format!("resume: {rule}")));
         }
+        model::fetch(&self.models, ctl)?;
         let prints = self.models.iter().map(ModelFolder::fingerprint).collect::<Result<Vec<_>>>()?;
         let output = Output::begin(out, self.settings.overwrite, self.settings.resume)?;
         let durable = match self.open(&output, &prints) {
@@ -220,6 +221,7 @@ impl Prepared {
 
     /// Merges into a sink, without the files beside the weights.
     pub fn stream(&self, sink: &dyn Sink, ctl: &Ctl) -> Result<()> {
+        model::fetch(&self.models, ctl)?;
         let raw = sources(&self.models);
         let views = self.vocabulary.views(&raw);
         polmrs_engine::run(&seen(&views, &self.extra), &self.plan, sink, self.options(), ctl)

@@ -1,7 +1,7 @@
 //! Merging from Python: folders by configuration, and state dicts in memory.
 
 use crate::array::{Bits, Exclusive};
-use crate::call::{long, quick};
+use crate::call::long;
 use crate::error::to_py;
 use numpy::{Element, PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
 use polmrs_core::{Dtype, Error, Result, pool};
@@ -87,7 +87,8 @@ fn plan_folder(
 ) -> PyResult<String> {
     let (function, _) = wrapped(function)?;
     let threads = if function.is_some() { Some(1) } else { threads };
-    quick(py, || {
+    long(py, None, |_| {
+        // A model on the Hub may keep it waiting.
         let settings = settings(threads, shard_size, seed, max_memory)?;
         let prepared = Prepared::with(&yaml::parse_one(config, origin)?, settings, Extra::with(function))?;
         Ok(prepared.describe().to_string())

@@ -35,6 +35,9 @@ pub(super) fn locate(path: &Path) -> Result<Found> {
     let ending = |suffix: &str| -> Vec<&String> { names.iter().filter(|name| name.ends_with(suffix)).collect() };
     match ending(".safetensors")[..] {
         [] => Err(nothing(path, &names)),
+        [name] if is_shard(name) => {
+            Err(Error::NotFound(format!("{}: holds '{name}', one shard of several, and no {INDEX}", path.display())))
+        }
         [name] => Ok(Found::Single(path.join(name))),
         ref several => Err(Error::Checkpoint(format!(
             "{}: holds {} safetensors files and no {INDEX}; name one of them: {}",
@@ -43,6 +46,12 @@ pub(super) fn locate(path: &Path) -> Result<Found> {
             shortened(several.iter().map(|name| name.as_str()))
         ))),
     }
+}
+
+/// Whether a name ends in `-00001-of-00003.safetensors`: one part of a checkpoint, and not all of it.
+fn is_shard(name: &str) -> bool {
+    let count = name.strip_suffix(".safetensors").and_then(|stem| stem.rsplit_once("-of-")).map(|(_, count)| count);
+    count.is_some_and(|count| count.len() == 5 && count.parse::<u32>().is_ok_and(|count| count > 1))
 }
 
 /// The names in a folder that are UTF-8 and not hidden, in order.
@@ -126,6 +135,12 @@ mod tests {
         assert_eq!(locate(all.path()).unwrap(), Found::Single(all.path().join(SINGLE)));
         fs::remove_file(all.path().join(SINGLE)).unwrap();
         assert_eq!(locate(all.path()).unwrap(), Found::Single(all.path().join("other.safetensors")));
+    }
+
+    #[test]
+    fn one_shard_of_several_is_no_checkpoint() {
+        assert!(refused(&["model-00001-of-00002.safetensors"]).contains("one shard of several"));
+        assert!(locate(folder(&["model-00001-of-00001.safetensors"]).path()).is_ok());
     }
 
     #[test]

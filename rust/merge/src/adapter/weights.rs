@@ -8,6 +8,7 @@ use super::config::LoraConfig;
 use polmrs_core::{Error, Result};
 use polmrs_engine::Source;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 const PREFIX: &str = "base_model.model.";
 
@@ -16,7 +17,7 @@ pub struct Adapter {
     /// Scale and rank of its modules.
     pub config: LoraConfig,
     /// Its tensors.
-    pub source: Box<dyn Source>,
+    pub source: Arc<dyn Source>,
     /// The pairs of factors, by module.
     pub pairs: BTreeMap<String, Pair>,
     /// Tensors of the base that it replaces: name in the base, index in the source.
@@ -43,7 +44,7 @@ impl Adapter {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] for a tensor of a name that peft's LoRA does not write, or half a pair.
-    pub fn new(config: LoraConfig, source: Box<dyn Source>) -> Result<Adapter> {
+    pub fn new(config: LoraConfig, source: Arc<dyn Source>) -> Result<Adapter> {
         let (mut pairs, mut replaced) = (BTreeMap::<String, Pair>::new(), BTreeMap::new());
         for (at, meta) in source.tensors().iter().enumerate() {
             let bad = |rule: &str| Error::Checkpoint(format!("{}: tensor '{}': {rule}", source.label(), meta.name));

@@ -1,11 +1,13 @@
 //! An input model: its checkpoint, what its config says, and how a card names it.
 
 mod reference;
+#[cfg(feature = "hub")]
+mod remote;
 
 pub use reference::{Place, Reference};
 
 use crate::adapter::{Adapter, Applied, LoraConfig};
-use polmrs_core::{Error, Result};
+use polmrs_core::{Ctl, Error, Result};
 use polmrs_engine::source::{CheckpointSource, Source};
 use polmrs_hub::{Repo, Settings, cache};
 use polmrs_io::safetensors::Checkpoint;
@@ -31,6 +33,28 @@ pub struct ModelFolder {
     pub config: Option<Json>,
     /// The model below and the adapter on it, where the reference is `model+adapter`.
     parts: Option<(Arc<dyn Source>, AdapterFolder)>,
+    /// What is still on the Hub.
+    pending: Vec<Arc<dyn Pending>>,
+}
+
+/// Weights that are not here yet.
+trait Pending: Send + Sync {
+    /// How many bytes there are to come.
+    fn bytes(&self) -> u64;
+    /// Brings them; reads work from then on.
+    fn fetch(&self, ctl: &Ctl) -> Result<()>;
+}
+
+/// Brings the weights of models that are on the Hub into the cache. Before that, their headers can be read and nothing
+/// else; headers are all that a plan needs.
+pub fn fetch(models: &[ModelFolder], ctl: &Ctl) -> Result<()> {
+    let pending = || models.iter().flat_map(|model| &model.pending);
+    let bytes = pending().map(|pending| pending.bytes()).sum();
+    if bytes > 0 {
+        ctl.expect(bytes);
+        pending().try_for_each(|pending| pending.fetch(ctl))?;
+    }
+    Ok(())
 }
 
 impl ModelFolder {
@@ -42,9 +66,10 @@ impl ModelFolder {
     pub fn open(reference: &str) -> Result<ModelFolder> {
         let Reference { model, adapter } = Reference::parse(reference)?;
         let Some(adapter) = adapter else { return open_model(&model, reference) };
-        let model = open_model(&model, &model.to_string())?;
+        let mut model = open_model(&model, &model.to_string())?;
         let adapter = AdapterFolder::open(&adapter)?;
         let applied = Applied::new(reference, Arc::clone(&model.source), Arc::clone(&adapter.adapter))?;
+        model.pending.extend(adapter.pending.clone());
         Ok(ModelFolder { source: Arc::new(applied), parts: Some((model.source, adapter)), ..model })
     }
 
@@ -127,69 +152,118 @@ const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 
 /// Opens a model without an adapter.
 fn open_model(place: &Place, label: &str) -> Result<ModelFolder> {
-    let path = resolve(place)?;
-    let checkpoint = Checkpoint::open(&path).map_err(|error| match error {
+    let found = find(place, label, Kind::Model)?;
+    if found.kind == Kind::Adapter {
+        return Err(Error::Checkpoint(format!("{label}: is an adapter, not a model; write 'MODEL+{label}'")));
+    }
+    let config = read_json(&found.folder.join("config.json"))?;
+    let pending = found.pending.into_iter().collect();
+    Ok(ModelFolder { folder: found.folder, source: found.source, config, parts: None, pending })
+}
+
+/// An adapter that is open.
+struct AdapterFolder {
+    folder: PathBuf,
+    config: Json,
+    adapter: Arc<Adapter>,
+    pending: Option<Arc<dyn Pending>>,
+}
+
+impl AdapterFolder {
+    fn open(place: &Place) -> Result<AdapterFolder> {
+        let label = place.to_string();
+        if let Place::Path(folder) = place {
+            adapter_config(folder, &label)?; // what it is no adapter for want of, before what its weights lack
+        }
+        let Found { folder, source, pending, .. } = find(place, &label, Kind::Adapter)?;
+        let config = adapter_config(&folder, &label)?;
+        let lora = LoraConfig::decode(&config).map_err(|error| error.within(&label))?;
+        Ok(AdapterFolder { folder, config, adapter: Arc::new(Adapter::new(lora, source)?), pending })
+    }
+}
+
+fn adapter_config(folder: &Path, label: &str) -> Result<Json> {
+    let file = folder.join(ADAPTER_CONFIG);
+    let missing = || Error::NotFound(format!("{label}: is no peft adapter: there is no {}", file.display()));
+    read_json(&file)?.ok_or_else(missing)
+}
+
+/// Which weights of a folder are meant, or were found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Model,
+    Adapter,
+}
+
+/// Weights, on disk or still on the Hub.
+struct Found {
+    folder: PathBuf,
+    source: Arc<dyn Source>,
+    kind: Kind,
+    pending: Option<Arc<dyn Pending>>,
+}
+
+impl Found {
+    fn has_config(&self) -> bool {
+        self.folder.join(if self.kind == Kind::Model { "config.json" } else { ADAPTER_CONFIG }).exists()
+    }
+}
+
+/// Finds the weights of a place: on disk, in the cache, on the Hub.
+fn find(place: &Place, label: &str, wanted: Kind) -> Result<Found> {
+    let repo = match place {
+        Place::Path(path) => return on_disk(path, label, wanted),
+        Place::Hub(repo) => repo,
+    };
+    let settings = Settings::from_env();
+    let snapshot = cache::snapshot(&settings, repo);
+    let missing = match snapshot.as_ref().map(|snapshot| on_disk(snapshot, label, wanted)) {
+        Some(Err(Error::NotFound(message))) => format!("'{repo}': is not whole in the cache: {message}"),
+        // Weights without a config: somebody fetched these alone. Where nobody can be asked, they have to do.
+        Some(Ok(found)) if cfg!(feature = "hub") && !settings.offline && !found.has_config() => String::new(),
+        Some(other) => return other,
+        None => format!("'{repo}': no such local folder, and not in the cache {}", settings.cache.display()),
+    };
+    on_hub(repo, label, wanted, &settings, &missing)
+}
+
+fn on_disk(path: &Path, label: &str, wanted: Kind) -> Result<Found> {
+    let weights = path.join(ADAPTER_WEIGHTS);
+    let opened = match wanted {
+        Kind::Model => Checkpoint::open(path),
+        // A pickle's error says why it is refused, and what to do.
+        Kind::Adapter if !weights.exists() => Checkpoint::open(&path.join("adapter_model.bin")),
+        Kind::Adapter => Checkpoint::open(&weights),
+    };
+    let checkpoint = opened.map_err(|error| match error {
         Error::NotFound(message) if !path.exists() => Error::NotFound(format!(
             "{message} (a model is a local folder or file, or org/name[@revision] of the Hugging Face Hub)"
         )),
         other => other,
     })?;
-    if path.is_dir() && checkpoint.files().eq([path.join(ADAPTER_WEIGHTS)]) {
-        return Err(Error::Checkpoint(format!("{label}: is an adapter, not a model; write 'MODEL+{label}'")));
-    }
+    let kind = if path.is_dir() && checkpoint.files().eq([weights]) { Kind::Adapter } else { Kind::Model };
     let folder = match path.parent() {
-        _ if path.is_dir() => path.as_path(),
+        _ if path.is_dir() => path,
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    let config = read_json(&folder.join("config.json"))?;
     let source = Arc::new(CheckpointSource::new(label, checkpoint));
-    Ok(ModelFolder { folder: folder.into(), source, config, parts: None })
+    Ok(Found { folder: folder.into(), source, kind, pending: None })
 }
 
-/// An adapter on disk.
-struct AdapterFolder {
-    folder: PathBuf,
-    config: Json,
-    adapter: Arc<Adapter>,
-}
-
-impl AdapterFolder {
-    fn open(place: &Place) -> Result<AdapterFolder> {
-        let (folder, label) = (resolve(place)?, place.to_string());
-        let config = read_json(&folder.join(ADAPTER_CONFIG))?.ok_or_else(|| {
-            Error::NotFound(format!(
-                "{label}: is no peft adapter: there is no {}",
-                folder.join(ADAPTER_CONFIG).display()
-            ))
-        })?;
-        let lora = LoraConfig::decode(&config).map_err(|error| error.within(&label))?;
-        let weights = folder.join(ADAPTER_WEIGHTS);
-        if !weights.exists() && folder.join("adapter_model.bin").exists() {
-            Checkpoint::open(&folder.join("adapter_model.bin"))?; // says why not, and what to do
-        }
-        let source = CheckpointSource::new(label, Checkpoint::open(&weights)?);
-        Ok(AdapterFolder { folder, config, adapter: Arc::new(Adapter::new(lora, Box::new(source))?) })
+#[cfg(feature = "hub")]
+fn on_hub(repo: &Repo, label: &str, wanted: Kind, settings: &Settings, missing: &str) -> Result<Found> {
+    if settings.offline {
+        return Err(Error::NotFound(format!("{missing}; HF_HUB_OFFLINE forbids to ask the Hub")));
     }
+    let source = Arc::new(remote::RemoteSource::open(label, repo, settings, wanted)?);
+    let pending: Option<Arc<dyn Pending>> = Some(Arc::clone(&source) as Arc<dyn Pending>);
+    Ok(Found { folder: source.folder(), kind: source.kind(), source, pending })
 }
 
-/// The path that a place stands for.
-fn resolve(place: &Place) -> Result<PathBuf> {
-    match place {
-        Place::Path(path) => Ok(path.clone()),
-        Place::Hub(repo) => cached(repo, &Settings::from_env()),
-    }
-}
-
-/// The folder of a model of the Hub in the cache.
-fn cached(repo: &Repo, settings: &Settings) -> Result<PathBuf> {
-    cache::snapshot(settings, repo).ok_or_else(|| {
-        Error::NotFound(format!(
-            "'{repo}': no such local folder, and not in the cache {} (`hf download {}` fetches it)",
-            settings.cache.display(),
-            repo.id
-        ))
-    })
+#[cfg(not(feature = "hub"))]
+fn on_hub(repo: &Repo, _: &str, _: Kind, _: &Settings, missing: &str) -> Result<Found> {
+    Err(Error::NotFound(format!("{missing}; this build does not download: `hf download {}` does", repo.id)))
 }
 
 /// A small JSON file, if it is there.
