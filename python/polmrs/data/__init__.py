@@ -23,6 +23,7 @@ from polmrs.data.novelty import Novel, novel
 from polmrs.data.packing import pack
 from polmrs.data.rouge import Rouge, porter_stem, rouge_l, rouge_l_pool
 from polmrs.data.store import TokenStore, TokenWriter
+from polmrs.data.tokenization import tokenize
 
 __all__ = [
     "Batch",
@@ -49,5 +50,6 @@ __all__ = [
     "rouge_l",
     "rouge_l_pool",
     "token_batches",
+    "tokenize",
     "word_spans",
 ]

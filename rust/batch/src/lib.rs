@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`store`] | a file of token rows, memory-mapped |
+//! | `text` | rows straight from text, by a `tokenizer.json` (feature `text`) |
 //! | [`collate`] | rows of a store as one ragged batch: pairs, ranked lists, completions, rollouts |
 //! | [`pack`] | sequences into packs of a fixed size |
 //! | [`bucket`] | batches of about equal lengths under a token budget |
@@ -31,4 +32,6 @@ pub mod rouge;
 pub mod shingles;
 pub mod store;
 mod stream;
+#[cfg(feature = "text")]
+pub mod text;
 pub mod words;

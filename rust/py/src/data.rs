@@ -6,6 +6,7 @@ mod batches;
 mod groupings;
 mod store;
 mod texts;
+mod tokenizer;
 
 /// Token stores, batches, packing, near-duplicates.
 #[pymodule]
@@ -18,4 +19,6 @@ pub(crate) mod data {
     use super::store::{Writer, flatten, narrow, open_store, verify_store};
     #[pymodule_export]
     use super::texts::{contamination, near_duplicates, near_pairs, novel, porter_stem, rouge_l, rouge_l_pool, words};
+    #[pymodule_export]
+    use super::tokenizer::Tokenizer;
 }

@@ -17,6 +17,8 @@ pub(crate) enum DataVerb {
     Decontaminate(Decontaminate),
     /// Plan packs of a fixed number of tokens
     Pack(Pack),
+    /// Write texts as a token store (feature `text` of the build)
+    Tokenize(Tokenize),
 }
 
 /// What a file holds.
@@ -238,4 +240,40 @@ pub(crate) struct Pack {
     pub(crate) seed: Option<u64>,
     #[command(flatten)]
     pub(crate) output: Output,
+}
+
+#[derive(Debug, Group)]
+#[cfg_attr(not(feature = "text"), allow(dead_code, reason = "the verb says what it needs"))]
+pub(crate) struct Tokenize {
+    /// JSON Lines, or text with a document a line
+    pub(crate) input: PathBuf,
+    /// The token store to write; it appears whole at the end
+    pub(crate) out: PathBuf,
+    /// The tokenizer.json of a model, or the folder that holds it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokenizer: PathBuf,
+    /// What the input is [default: by its name]
+    #[arg(long)]
+    pub(crate) format: Option<Format>,
+    /// The field of a JSON object that holds the text; a.b goes down
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    pub(crate) field: String,
+    /// Add the special tokens of the tokenizer's template
+    #[arg(long)]
+    pub(crate) special_tokens: bool,
+    /// A token of the vocabulary that ends every row
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) eos: Option<String>,
+    /// Refuse rows of more tokens; nothing is ever cut
+    #[arg(long, value_name = "N")]
+    pub(crate) max_length: Option<usize>,
+    /// Replace a file that is there
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    /// Print the counts as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// No progress
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
 }

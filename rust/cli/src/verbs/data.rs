@@ -1,9 +1,10 @@
-//! `polmrs data dedup | decontaminate | pack`: what stays of a data set, and why the rest went.
+//! `polmrs data dedup | decontaminate | pack | tokenize`: what stays of a data set, and why the rest went.
 
 mod decontaminate;
 mod dedup;
 mod input;
 mod pack;
+mod tokenize;
 
 use crate::args::data::{Data, DataVerb, Output};
 use polmrs_batch::store::{beside, folder_of, settle};
@@ -17,6 +18,7 @@ pub(crate) fn data(args: &Data, ctl: &Ctl) -> Result<()> {
         DataVerb::Dedup(args) => dedup::dedup(args, ctl),
         DataVerb::Decontaminate(args) => decontaminate::decontaminate(args, ctl),
         DataVerb::Pack(args) => pack::pack(args, ctl),
+        DataVerb::Tokenize(args) => tokenize::tokenize(args, ctl),
     }
 }
 

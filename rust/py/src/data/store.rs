@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 type Places = (usize, usize, usize, usize, Option<usize>);
 
 /// Ids and offsets.
-type Flat<'py> = (Bound<'py, PyArray1<i32>>, Bound<'py, PyArray1<i64>>);
+pub(super) type Flat<'py> = (Bound<'py, PyArray1<i32>>, Bound<'py, PyArray1<i64>>);
 
 /// Checks a store; gives its counts and where its columns lie.
 #[pyfunction]

@@ -4,6 +4,8 @@ use super::write_whole;
 use crate::args::data::Format;
 use polmrs_batch::parallel;
 use polmrs_batch::store::{Store, Writer};
+#[cfg(feature = "text")]
+use polmrs_batch::text::{self, Tokenizer};
 use polmrs_batch::words::{self, Unit};
 use polmrs_core::{Ctl, Error, Result};
 use serde_json::Value as Json;
@@ -111,15 +113,33 @@ impl Input {
         })
     }
 
-    fn map<R: Send>(&self, ctl: &Ctl, of: impl Fn(usize) -> Result<R> + Sync + Send) -> Result<Vec<R>> {
-        let size = |document: usize| match &self.kind {
+    /// Every document as a row of tokens, in order, to a store.
+    #[cfg(feature = "text")]
+    pub(super) fn tokenize(&self, field: &str, by: &Tokenizer, writer: &mut Writer, ctl: &Ctl) -> Result<()> {
+        if let Kind::Tokens(_) = self.kind {
+            return Err(Error::Usage(format!("{}: token rows are no text", self.path.display())));
+        }
+        let row = |document: usize| {
+            let place = format!("{}:{}", self.path.display(), self.place(document));
+            by.row(&self.text(document, field)?).map_err(|error| error.within(&place))
+        };
+        ctl.expect((0..self.len()).map(|document| self.size(document)).sum());
+        text::write(writer, self.len(), |document| self.size(document), row, ctl)
+    }
+
+    /// The bytes of a document.
+    fn size(&self, document: usize) -> u64 {
+        match &self.kind {
             Kind::Lines { lines, .. } => lines[document].at.len() as u64,
             Kind::Tokens(store) => 4 * store.row(document).len() as u64,
-        };
-        ctl.expect(ctl.progress().1 + (0..self.len()).map(size).sum::<u64>());
+        }
+    }
+
+    fn map<R: Send>(&self, ctl: &Ctl, of: impl Fn(usize) -> Result<R> + Sync + Send) -> Result<Vec<R>> {
+        ctl.expect(ctl.progress().1 + (0..self.len()).map(|document| self.size(document)).sum::<u64>());
         let found = parallel::map(self.len(), ctl, |document| {
             let found = of(document);
-            ctl.advance(size(document));
+            ctl.advance(self.size(document));
             found
         })?;
         found.into_iter().collect() // the first fault in the order of lines
