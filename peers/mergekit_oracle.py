@@ -5,8 +5,9 @@ Reads FOLDER/cases.json and the tensors of FOLDER/in.safetensors, writes FOLDER/
 - `merges`: state dicts, their tensors named case/model/tensor, and the results case/tensor. Tensors named case/mask/0 and
   so on stand in for the masks that DARE would draw, in the order in which it asks for them.
 - `settings`: configurations, and the value that each named parameter has for each tensor at a depth, or the error.
-- `folders`: configuration files and the folders into which `mergekit-yaml` merges them.
-- `attempts`: likewise, where it may refuse; the answer is the error, or null.
+- `folders`: configuration files and the folders into which `mergekit-yaml` merges them; those of several documents go
+  through `mergekit-multi`, and those of bare files through `mergekit-pytorch`. The answer `folders` has their errors.
+- `attempts`: likewise, where it may refuse; the answer, under the configuration's name, is the error, or null.
 """
 
 import json
@@ -20,6 +21,8 @@ import yaml
 from mergekit.config import ConfigReader, InputSliceDefinition, MergeConfiguration, OutputSliceDefinition
 from mergekit.merge_methods import get, merge_state_dicts
 from mergekit.parameter_resolver import resolve_parameters
+from mergekit.scripts.merge_raw_pytorch import main as merge_files
+from mergekit.scripts.multimerge import main as merge_documents
 from mergekit.scripts.run_yaml import main as merge_yaml
 from safetensors.torch import load_file, save_file
 
@@ -69,11 +72,19 @@ def resolved(case: dict) -> list[float | bool | None] | str:
     return values
 
 
-def attempted(config: str, out: str) -> str | None:
-    """The error that a merge ends with, if any."""
+def into_folder(config: str, out: str) -> str | None:
+    """Merges a configuration file by the command that mergekit has for its form; gives the error, if it stopped there."""
+    text = Path(config).read_text()
     try:
-        merge_yaml([config, out, "--quiet"], standalone_mode=False)
-    except Exception as error:  # noqa: BLE001  whatever mergekit refuses with
+        if "\n---\n" in text:
+            merge_documents(
+                [config, "-I", f"{out}-parts", "--out-path", out, "--quiet"], standalone_mode=False
+            )
+        elif ".safetensors" in text:
+            merge_files([config, out, "--quiet"], standalone_mode=False)
+        else:
+            merge_yaml([config, out, "--quiet"], standalone_mode=False)
+    except Exception as error:  # noqa: BLE001  whatever mergekit stops with
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -92,10 +103,9 @@ def main() -> None:
         for tensor, value in merged(case, dict(sorted(inputs[name].items()))).items():
             found[f"{name}/{tensor}"] = value.contiguous()
     save_file(found, folder / "out.safetensors")
-    for config, out in cases["folders"]:
-        merge_yaml([config, out, "--quiet"], standalone_mode=False)
     answers = {name: resolved(case) for name, case in cases["settings"].items()}
-    answers |= {config: attempted(config, out) for config, out in cases.get("attempts", [])}
+    answers |= {config: into_folder(config, out) for config, out in cases.get("attempts", [])}
+    answers["folders"] = {out: into_folder(config, out) for config, out in cases["folders"]}
     (folder / "out.json").write_text(json.dumps(answers))
 
 

@@ -50,9 +50,9 @@ def main() -> int:
     work: Path = options.work
     try:
         work.mkdir(parents=True, exist_ok=True)
-        with _alone(work):
+        with alone(work):
             polmrs = needs.check(work, options.polmrs)
-            _quiet_libraries(options.threads)
+            quiet_libraries(options.threads)
             rows = _models(work, polmrs, options.threads)
             _keep(work, rows)
             print(_shown(work, rows))
@@ -70,6 +70,23 @@ def main() -> int:
 
 def _models(work: Path, polmrs: str, threads: int) -> list[report.Row]:
     """Build every stage that is missing or out of date: base, experts, merges, and the evaluation of each."""
+    start, experts, texts = origins(work)
+    merges = {name: _merge(work, name, polmrs, threads, [start, *experts.values()]) for name in METHODS}
+
+    rows = []
+    for name, model in {"base": start, **experts, **merges}.items():
+        found = losses(work, name, model, texts)
+        if name in experts:
+            rows.append(report.Row(name=name, kind="expert", losses=found, training=model.facts))
+        elif name in merges:
+            rows.append(report.Row(name=name, kind="merge", losses=found, merge=model.facts))
+        else:
+            rows.append(report.Row(name=name, kind="base", losses=found))
+    return rows
+
+
+def origins(work: Path) -> tuple[Stage, dict[str, Stage], list[corpora.Corpus]]:
+    """Give the base, the experts by the names of their texts, and the texts."""
     train = RECIPE.steps * RECIPE.batch
     texts = [
         corpora.arithmetic(train=train, held_out=HELD_OUT, seed=SEED),
@@ -81,18 +98,7 @@ def _models(work: Path, polmrs: str, threads: int) -> list[report.Row]:
         inputs = finetune.inputs(start.key, text, RECIPE)
         build = partial(finetune.build, base=start.folder, corpus=text, recipe=RECIPE)
         experts[text.name] = stage(work, text.name, inputs, build)
-    merges = {name: _merge(work, name, polmrs, threads, [start, *experts.values()]) for name in METHODS}
-
-    rows = []
-    for name, model in {"base": start, **experts, **merges}.items():
-        losses = _losses(work, name, model, texts)
-        if name in experts:
-            rows.append(report.Row(name=name, kind="expert", losses=losses, training=model.facts))
-        elif name in merges:
-            rows.append(report.Row(name=name, kind="merge", losses=losses, merge=model.facts))
-        else:
-            rows.append(report.Row(name=name, kind="base", losses=losses))
-    return rows
+    return start, experts, texts
 
 
 def _merge(work: Path, method: str, polmrs: str, threads: int, models: Sequence[Stage]) -> Stage:
@@ -114,7 +120,7 @@ def _merge(work: Path, method: str, polmrs: str, threads: int, models: Sequence[
     return stage(work, method, inputs, build)
 
 
-def _losses(
+def losses(
     work: Path, name: str, model: Stage, texts: Sequence[corpora.Corpus]
 ) -> Mapping[str, Sequence[float]]:
     """Evaluate one model; the result is a stage too, whose folder holds nothing but its facts."""
@@ -158,7 +164,7 @@ peak MiB is RssAnon + RssShmem of polmrs; see {work / "results.json"} and {work 
 
 
 @contextmanager
-def _alone(work: Path) -> Iterator[None]:
+def alone(work: Path) -> Iterator[None]:
     """Hold the work folder, so that two runs do not build in it at once."""
     with (work / ".lock").open("w") as lock:
         try:
@@ -169,7 +175,7 @@ def _alone(work: Path) -> Iterator[None]:
         yield
 
 
-def _quiet_libraries(threads: int) -> None:
+def quiet_libraries(threads: int) -> None:
     """Keep the libraries off the network and the terminal, before they are imported.
 
     Threads that wait for each other sleep: by default they spin, and where anything else is running that

@@ -292,7 +292,9 @@ def mergekit(peer, tmp_path_factory, recipes):
     script = Path(__file__).parents[2] / "peers" / "mergekit_oracle.py"
     run = subprocess.run([peer("mergekit"), script, home], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
-    return load_file(home / "out.safetensors"), json.loads((home / "out.json").read_text())
+    answers = json.loads((home / "out.json").read_text())
+    assert not any(answers["folders"].values()), answers["folders"]
+    return load_file(home / "out.safetensors"), answers
 
 
 def drawn_model():

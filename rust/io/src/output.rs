@@ -37,7 +37,7 @@ impl Output {
         if out.join(LOCK).exists() && take_over(&out)?.is_some() {
             settle(&out, &beside(&out, ".partial"))?; // a run was killed between its last two steps
         }
-        check_target(shown, overwrite)?;
+        check(shown, overwrite)?;
         if out.file_name().is_none() {
             return Err(Error::Usage(format!("{}: not the name of a folder", out.display())));
         }
@@ -59,7 +59,7 @@ impl Output {
             };
             let output = Output { out, partial, overwrite, resumed, _lock: lock };
             // Another run may have finished since the first look.
-            return match settle(&output.out, &output.partial).and_then(|()| check_target(shown, overwrite)) {
+            return match settle(&output.out, &output.partial).and_then(|()| check(shown, overwrite)) {
                 Ok(()) => Ok(output),
                 Err(error) if resumed => Err(error),
                 Err(error) => {
@@ -221,8 +221,11 @@ pub fn resolve(out: &Path) -> Result<PathBuf> {
     Ok(resolved)
 }
 
-/// Whether `out` may be written.
-fn check_target(out: &Path, overwrite: bool) -> Result<()> {
+/// Whether `out` may be written, before any work.
+///
+/// # Errors
+/// [`Error::Exists`] if it is there and `overwrite` is not set, or if it does not look like a model folder.
+pub fn check(out: &Path, overwrite: bool) -> Result<()> {
     let shown = out.display();
     let kind = match out.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

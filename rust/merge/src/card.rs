@@ -7,8 +7,9 @@ use polmrs_io::yaml;
 use serde_json::Value as Json;
 use std::fmt::Write;
 
-/// The card as Markdown with a front matter that model hubs read; `prints` are the models' fingerprints.
-pub fn write(config: &Config, document: &Json, models: &[ModelFolder], prints: &[String]) -> Result<String> {
+/// The card as Markdown with a front matter that model hubs read; `text` is the configuration, models by their own names,
+/// `prints` are the models' fingerprints.
+pub fn write(config: &Config, text: &str, models: &[ModelFolder], prints: &[String]) -> Result<String> {
     let spec = config.method.spec();
     let names = names(models);
     let mut licences = Vec::new();
@@ -30,10 +31,9 @@ pub fn write(config: &Config, document: &Json, models: &[ModelFolder], prints: &
         "---\n\n# Merged model\n\nMade with [polmrs](https://github.com/polmrs/polmrs) {} by `{}`{paper}.\n\n\
          | model | role | licence | fingerprint |\n|---|---|---|---|\n{rows}\n\
          The fingerprint is SHA-256 over every tensor's name, type, shape and first 4 KiB.\n\n\
-         ```yaml\n{}```\n",
+         ```yaml\n{text}```\n",
         env!("CARGO_PKG_VERSION"),
         spec.name,
-        yaml::emit_json(&named(document, config, models)),
     );
     Ok(card)
 }

@@ -9,11 +9,13 @@
 //! | [`program`], `outline` | a configuration and open models to a plan; where tensors belong, by their names |
 //! | [`adapter`] | LoRA adapters on a model, computed as they are read |
 //! | [`tokenizer`] | models with different vocabularies: tokens, rows, files |
+//! | [`chain`] | a file of several documents, later ones on the results of earlier ones |
 //! | [`run`](mod@run) | a merge into a folder; [`model`] and [`card`] are its inputs and its model card |
 //! | [`report`] | what a merge did to every tensor |
 
 pub mod adapter;
 pub mod card;
+pub mod chain;
 pub mod config;
 pub mod extra;
 mod least_squares;

@@ -1,6 +1,7 @@
 //! A merge from a configuration to an output folder.
 
 use crate::card;
+use crate::chain::{self, Earlier};
 use crate::config::{self, Config};
 use crate::extra::Extra;
 use crate::model::{self, ModelFolder, read_text};
@@ -18,9 +19,10 @@ use polmrs_io::output::{self, Output};
 use polmrs_io::safetensors::{Layout, Spec, Writer};
 use polmrs_io::yaml::Node;
 use serde_json::{Map, Value as Json, json};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Instant, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Files beside the weights that go along, where the base has them.
 const SIDECARS: [&str; 19] = [
@@ -94,6 +96,8 @@ impl Default for Settings {
 pub struct Prepared {
     config: Config,
     document: Json,
+    /// The documents whose results it may use, with models by their own names.
+    earlier: Vec<Json>,
     models: Vec<ModelFolder>,
     vocabulary: Vocabulary,
     extra: Extra,
@@ -106,17 +110,17 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Reads the configuration, opens the models and plans, from headers alone.
+    /// Reads a configuration of one document, opens the models and plans, from headers alone.
     pub fn new(node: &Node, settings: Settings) -> Result<Prepared> {
-        Prepared::with(node, settings, Extra::default())
+        Prepared::after(node, settings, Extra::default(), &[])
     }
 
-    /// The same with more than a configuration can name.
-    pub fn with(node: &Node, settings: Settings, mut extra: Extra) -> Result<Prepared> {
+    /// The same with more than a configuration can name, for a document that may use the results of earlier ones.
+    pub(crate) fn after(node: &Node, settings: Settings, mut extra: Extra, earlier: &[Earlier]) -> Result<Prepared> {
         let config = Config::decode(node, settings.lenient)?;
         let mut models = Vec::new();
         for model in &config.models {
-            models.push(ModelFolder::open(&model.reference).map_err(|error| error.within(&model.place))?);
+            models.push(Earlier::open(earlier, &model.reference).map_err(|error| error.within(&model.place))?);
         }
         let members: Vec<Member<'_>> = models.iter().zip(&config.models).map(member).collect();
         let vocabulary = config.tokenizer.plan(&members, config.base, config.dtype)?;
@@ -131,12 +135,43 @@ impl Prepared {
         let layout = Writer::plan(&specs, settings.shard_size)?;
         let cost = plan.cost(&seen(&views, &extra), settings.threads, settings.max_memory)?;
         let document = node.to_json();
-        Ok(Prepared { config, document, models, vocabulary, extra, config_json, plan, layout, cost, settings })
+        let earlier = Earlier::documents(earlier);
+        Ok(Prepared { config, document, earlier, models, vocabulary, extra, config_json, plan, layout, cost, settings })
     }
 
     /// What was accepted and has no effect, or was left out.
     pub fn notes(&self) -> &[String] {
         &self.plan.notes
+    }
+
+    /// What later documents call the result.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.config.name.as_deref()
+    }
+
+    /// The tensors of the output.
+    pub(crate) fn tensors(&self) -> &[Meta] {
+        &self.plan.outputs
+    }
+
+    /// The configuration with every model by its own name.
+    pub(crate) fn named(&self) -> Json {
+        card::named(&self.document, &self.config, &self.models)
+    }
+
+    /// The bytes of the output's files.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        self.layout.files().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// SHA-256 of everything that the bits of the result depend on. A function has no fingerprint, so with one it is a key
+    /// that no other run has.
+    pub(crate) fn key(&self) -> Result<String> {
+        let prints = self.models.iter().map(ModelFolder::fingerprint).collect::<Result<Vec<_>>>()?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+        let once = self.extra.function.is_some().then(|| format!("{now} {}", std::process::id()));
+        let work = json!([self.work(&prints)?, once]).to_string();
+        Ok(Sha256::digest(work).iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// What is going to happen: inputs, outputs, bytes, passes, memory.
@@ -162,7 +197,7 @@ impl Prepared {
             "seed": self.settings.seed,
             "input_bytes": self.cost.input_bytes,
             "output_bytes": self.cost.output_bytes,
-            "disk_bytes": self.layout.files().map(|(_, bytes)| bytes).sum::<u64>(),
+            "disk_bytes": self.disk_bytes(),
             "passes": self.cost.passes,
             "peak_memory_bytes": self.cost.peak_memory,
             "workspace": self.plan.hungriest().map(|(tensor, bytes)| json!({"tensor": tensor, "bytes": bytes})),
@@ -267,21 +302,9 @@ impl Prepared {
 
     /// Writes the small files, then the tensors that are not there yet.
     fn write(&self, output: &Output, prints: &[String], durable: &Durable, ctl: &Ctl) -> Result<()> {
-        let donor = &self.models[self.config.donor()];
-        for name in SIDECARS {
-            match self.vocabulary.files.action(name, &donor.folder) {
-                Action::Write(text) => output.put(name, text.as_bytes())?,
-                Action::Copy(from) if from.is_file() => self.copy_sidecar(output, &from, name)?,
-                Action::Copy(_) | Action::Nothing => {}
-            }
+        if self.models.iter().any(|model| model.config.is_some()) {
+            self.put_files(output, prints)?;
         }
-        if let Some(config) = &self.config_json {
-            output.put("config.json", pretty(&self.output_config(config)).as_bytes())?;
-        }
-        let card = card::write(&self.config, &self.document, &self.models, prints)?;
-        output.put("README.md", card.as_bytes())?;
-        let named = card::named(&self.document, &self.config, &self.models);
-        output.put("mergekit_config.yml", polmrs_io::yaml::emit_json(&named).as_bytes())?;
         let options = Options { done: durable.done(), survey: durable.survey(), ..self.options() };
         let raw = sources(&self.models);
         let views = self.vocabulary.views(&raw);
@@ -312,8 +335,26 @@ impl Prepared {
         }
     }
 
+    /// Writes what stands beside the weights. Bare files have nothing beside theirs, and so has what is made of them.
+    fn put_files(&self, output: &Output, prints: &[String]) -> Result<()> {
+        let donor = &self.models[self.config.donor()];
+        for name in SIDECARS {
+            match self.vocabulary.files.action(name, &donor.folder) {
+                Action::Write(text) => output.put(name, text.as_bytes())?,
+                Action::Copy(from) if from.is_file() => self.copy_sidecar(output, &from, name)?,
+                Action::Copy(_) | Action::Nothing => {}
+            }
+        }
+        if let Some(config) = self.output_config() {
+            output.put("config.json", pretty(&config).as_bytes())?;
+        }
+        let text = chain::text(&[self.earlier.as_slice(), &[self.named()]].concat());
+        output.put("README.md", card::write(&self.config, &text, &self.models, prints)?.as_bytes())?;
+        output.put("mergekit_config.yml", text.as_bytes())
+    }
+
     /// Refuses to write over a model that is read, or over a folder that holds one.
-    fn refuse_inputs(&self, out: &Path) -> Result<()> {
+    pub(crate) fn refuse_inputs(&self, out: &Path) -> Result<()> {
         let target = output::resolve(out)?;
         for (model, opened) in self.config.models.iter().zip(&self.models) {
             for read in opened.folders() {
@@ -338,8 +379,8 @@ impl Prepared {
     }
 
     /// The base's config with the output's type, and without the place that it was loaded from.
-    fn output_config(&self, config: &Json) -> Json {
-        let mut config = config.clone();
+    pub(crate) fn output_config(&self) -> Option<Json> {
+        let mut config = self.config_json.clone()?;
         if let (Some(map), Some(dtype)) = (config.as_object_mut(), self.dtype()) {
             for part in ["text_config", "vision_config", "audio_config"] {
                 if let Some(part) = map.get_mut(part).and_then(Json::as_object_mut) {
@@ -353,7 +394,7 @@ impl Prepared {
             }
         }
         self.vocabulary.amend_config(&mut config);
-        config
+        Some(config)
     }
 
     /// Copies a file as it is, but for the folder that a tokenizer's config was loaded from, and for token ids of

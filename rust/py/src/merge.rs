@@ -9,10 +9,11 @@ use polmrs_engine::Options;
 use polmrs_engine::sink::MemorySink;
 use polmrs_engine::source::{MemorySource, Meta, Source};
 use polmrs_io::yaml::{self, Node};
+use polmrs_merge::chain::Chain;
 use polmrs_merge::config::Config;
 use polmrs_merge::extra::{Call, Extra, Function, FunctionExtent};
 use polmrs_merge::program::{self, Opened};
-use polmrs_merge::run::{Prepared, Settings};
+use polmrs_merge::run::Settings;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use std::path::PathBuf;
@@ -65,8 +66,8 @@ fn merge_folder(
             allow_nonfinite,
             ..settings(threads, shard_size, seed, max_memory)?
         };
-        let prepared = Prepared::with(&yaml::parse_one(config, origin)?, settings, Extra::with(function))?;
-        Ok(prepared.run(&to, ctl)?.to_string())
+        let chain = Chain::new(&yaml::parse(config, origin)?, settings, function)?;
+        Ok(chain.run(&to, ctl)?.to_string())
     });
     raised.instead_of(done)
 }
@@ -90,8 +91,8 @@ fn plan_folder(
     long(py, None, |_| {
         // A model on the Hub may keep it waiting.
         let settings = settings(threads, shard_size, seed, max_memory)?;
-        let prepared = Prepared::with(&yaml::parse_one(config, origin)?, settings, Extra::with(function))?;
-        Ok(prepared.describe().to_string())
+        let chain = Chain::new(&yaml::parse(config, origin)?, settings, function)?;
+        Ok(chain.describe()?.to_string())
     })
 }
 

@@ -6,7 +6,8 @@ use crate::progress::shown;
 use crate::text::{bytes, count};
 use polmrs_core::{Ctl, Error, Result};
 use polmrs_io::yaml::{self, Node};
-use polmrs_merge::run::{Prepared, Settings};
+use polmrs_merge::chain::Chain;
+use polmrs_merge::run::Settings;
 use serde_json::Value as Json;
 use std::fmt::Write;
 use std::io::Read;
@@ -14,7 +15,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 pub(crate) fn merge(args: &Merge, ctl: &Ctl) -> Result<()> {
-    let prepared = Prepared::new(&read(&args.merging)?, settings(args)?)?;
+    let prepared = Chain::new(&read(&args.merging)?, settings(args)?, None)?;
     if !args.quiet {
         prepared.notes().iter().for_each(|note| eprintln!("note: {note}"));
     }
@@ -44,7 +45,7 @@ pub(crate) fn merge(args: &Merge, ctl: &Ctl) -> Result<()> {
 }
 
 pub(crate) fn plan(args: &Plan) -> Result<()> {
-    let described = Prepared::new(&read(&args.merging)?, planning(&args.merging)?)?.describe();
+    let described = Chain::new(&read(&args.merging)?, planning(&args.merging)?, None)?.describe()?;
     if args.merging.json {
         println!("{described}");
     } else {
@@ -54,13 +55,13 @@ pub(crate) fn plan(args: &Plan) -> Result<()> {
 }
 
 /// The configuration that was named.
-pub(super) fn read(args: &Merging) -> Result<Node> {
+pub(super) fn read(args: &Merging) -> Result<Vec<Node>> {
     if args.config != Path::new("-") {
-        return yaml::read_one(&args.config);
+        return yaml::read(&args.config);
     }
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text).map_err(Error::io("standard input", "read"))?;
-    yaml::parse_one(&text, "standard input")
+    yaml::parse(&text, "standard input")
 }
 
 fn planning(args: &Merging) -> Result<Settings> {
@@ -100,12 +101,25 @@ fn explain_remnant(out: &Path) {
             "{partial} holds {size} of unfinished work: --resume goes on with it, a run without replaces it, or: rm -r '{partial}'"
         );
     }
+    let mut parts = out.as_os_str().to_owned();
+    parts.push(".parts");
+    let parts = Path::new(&parts);
+    if parts.exists() {
+        let parts = parts.display();
+        eprintln!("{parts} holds intermediate results: the next run uses those that are whole, or: rm -r '{parts}'");
+    }
 }
 
 /// The plan in a few lines.
 fn readable(plan: &Json) -> String {
     let number = |value: &Json| value.as_u64().unwrap_or(0);
     let mut text = String::new();
+    for document in plan["documents"].as_array().into_iter().flatten() {
+        let (name, method) =
+            (document["name"].as_str().unwrap_or_default(), document["method"].as_str().unwrap_or_default());
+        let size = bytes(number(&document["disk_bytes"]));
+        let _ = writeln!(text, "first       {name}  {method}, {size} beside the output until the end");
+    }
     let _ = writeln!(text, "method      {}", plan["method"].as_str().unwrap_or_default());
     for input in plan["inputs"].as_array().into_iter().flatten() {
         let role = if input["base"] == true { "  (base)" } else { "" };

@@ -103,7 +103,7 @@ impl Config {
         let mut fields = root.fields()?;
         let method =
             fields.required("merge_method", |field| methods::find(&field.as_text()?).map_err(|e| field.error(e)))?;
-        let name = fields.optional("name", reference)?;
+        let name = fields.optional("name", document_name)?;
         let base = fields.optional("base_model", reference)?;
         let mut references = References::default();
         let reader = parts::Reader { spec: method.spec(), base: base.as_deref() };
@@ -156,6 +156,15 @@ impl Part {
 fn reference(field: &Field<'_>) -> Result<String> {
     let text = field.as_text()?.into_owned();
     if text.is_empty() { Err(field.error("a model needs a name")) } else { Ok(text) }
+}
+
+/// The name of a document, which also names a folder.
+fn document_name(field: &Field<'_>) -> Result<String> {
+    let name = reference(field)?;
+    if name.starts_with('.') || name.contains(['/', '\\', '\0']) {
+        return Err(field.error(format_args!("'{name}' is not the name of a folder")));
+    }
+    Ok(name)
 }
 
 fn float_type(field: &Field<'_>) -> Result<Dtype> {

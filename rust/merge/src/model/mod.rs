@@ -1,5 +1,6 @@
 //! An input model: its checkpoint, what its config says, and how a card names it.
 
+mod announced;
 mod reference;
 #[cfg(feature = "hub")]
 mod remote;
@@ -7,8 +8,9 @@ mod remote;
 pub use reference::{Place, Reference};
 
 use crate::adapter::{Adapter, Applied, LoraConfig};
+use announced::Announced;
 use polmrs_core::{Ctl, Error, Result};
-use polmrs_engine::source::{CheckpointSource, Source};
+use polmrs_engine::source::{CheckpointSource, Meta, Source};
 use polmrs_hub::{Repo, Settings, cache};
 use polmrs_io::safetensors::Checkpoint;
 use serde_json::Value as Json;
@@ -71,6 +73,17 @@ impl ModelFolder {
         let applied = Applied::new(reference, Arc::clone(&model.source), Arc::clone(&adapter.adapter))?;
         model.pending.extend(adapter.pending.clone());
         Ok(ModelFolder { source: Arc::new(applied), parts: Some((model.source, adapter)), ..model })
+    }
+
+    /// Opens a folder that a merge has written; `label` is what messages call it.
+    pub(crate) fn at(path: &Path, label: &str) -> Result<ModelFolder> {
+        open_model(&Place::Path(path.into()), label)
+    }
+
+    /// A model that a merge is going to write: all is known of it but its weights.
+    pub(crate) fn announced(name: &str, tensors: Vec<Meta>, config: Option<Json>) -> ModelFolder {
+        let source = Arc::new(Announced::new(name, tensors));
+        ModelFolder { folder: name.into(), source, config, parts: None }
     }
 
     /// Every folder that is read.
