@@ -165,6 +165,7 @@ impl Chain {
             let settings = Settings { overwrite: false, ..self.settings.clone() };
             let prepared = Prepared::after(&one.node, settings, self.extra(), &earlier)?;
             prepared.refuse_inputs(out)?;
+            prepared.fetch(ctl)?;
             let key = prepared.key()?;
             let name = one.prepared.name().unwrap_or_default().to_owned();
             let path = parts.folder.join(&key).join(&name);

@@ -164,6 +164,11 @@ impl Prepared {
         self.layout.files().map(|(_, bytes)| bytes).sum()
     }
 
+    /// Brings the weights of models that are on the Hub.
+    pub(crate) fn fetch(&self, ctl: &Ctl) -> Result<()> {
+        model::fetch(&self.models, ctl)
+    }
+
     /// SHA-256 of everything that the bits of the result depend on. A function has no fingerprint, so with one it is a key
     /// that no other run has.
     pub(crate) fn key(&self) -> Result<String> {

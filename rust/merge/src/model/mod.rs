@@ -83,7 +83,7 @@ impl ModelFolder {
     /// A model that a merge is going to write: all is known of it but its weights.
     pub(crate) fn announced(name: &str, tensors: Vec<Meta>, config: Option<Json>) -> ModelFolder {
         let source = Arc::new(Announced::new(name, tensors));
-        ModelFolder { folder: name.into(), source, config, parts: None }
+        ModelFolder { folder: name.into(), source, config, parts: None, pending: Vec::new() }
     }
 
     /// Every folder that is read.
