@@ -3,8 +3,8 @@
 Importing polmrs imports neither torch nor numpy; a part is loaded when its name is first used.
 
 >>> import polmrs as pm
->>> pm.merge.TIES(density=0.2)
-TIES(weight=1.0, density=0.2, normalize=True, rescale=False, lambda_=1.0)
+>>> pm.merge.TIES(density=0.2).density
+0.2
 """
 
 import importlib
