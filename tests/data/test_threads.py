@@ -2,14 +2,12 @@
 
 import hashlib
 import multiprocessing
-import os
-import subprocess
-import sys
 import threading
 import time
 
 import numpy as np
 from data.made import documents, instructions
+from elsewhere import digest_of
 from polmrs import data
 
 
@@ -43,22 +41,9 @@ def digest():
     return seen.hexdigest()
 
 
-def digest_with(**environment):
-    code = "from data.test_threads import digest; print(digest())"
-    path = os.pathsep.join(p for p in sys.path if p)
-    child = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return child.stdout.strip()
-
-
 def test_one_thread_and_many_and_every_instruction_set_give_the_same_bits():
     settings = [{"POLMRS_NUM_THREADS": n} for n in ("1", "2", "5")] + [{"POLMRS_SIMD": "scalar"}]
-    assert len({digest_with(**setting) for setting in settings}) == 1
+    assert len({digest_of("data.test_threads", **setting) for setting in settings}) == 1
 
 
 def _in_child(connection):

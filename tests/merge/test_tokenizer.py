@@ -44,7 +44,7 @@ def vocabulary(path="out"):
 # The rows
 
 
-def family(path, seed, *, columns, dtypes, base):
+def family(path, seed, *, columns, dtypes):
     """Models with random vocabularies in random order: their folders, tokens by row, and matrices."""
     random = np.random.default_rng(seed)
     words = [f"w{at}" for at in range(300)]
@@ -93,7 +93,7 @@ def test_every_row_is_the_one_that_the_rules_name(tmp_path_factory, data):
     seed, columns = data.draw(st.integers(0, 1 << 32)), data.draw(st.sampled_from([1, 7, 331, 1024]))
     dtypes = data.draw(st.lists(st.sampled_from([torch.float32, torch.bfloat16]), min_size=2, max_size=3))
     base = data.draw(st.sampled_from([None, "m0", "m1"]))
-    models = family(home, seed, columns=columns, dtypes=dtypes, base=base)
+    models = family(home, seed, columns=columns, dtypes=dtypes)
     source = data.draw(st.sampled_from(["union", "base", "m1"]))
     first = base or "m0"
     order = [first, *(model for model in models if model != first)]
@@ -230,7 +230,7 @@ def test_a_union_says_what_foreign_pieces_become(home):
     )
 
 
-def test_the_card_and_the_plan_name_no_folder(home):
+def test_the_plan_counts_tokens_and_rows(home):
     test_a_union_says_what_foreign_pieces_become(home)
     assert pm.plan("c.yml")["output"]["vocabulary"] == {"tokens": 2, "rows": 2}
 

@@ -1,12 +1,11 @@
 """The codecs through Python: equal to their twins, of the caller's kind, and clear about what they refuse."""
 
-import os
-import subprocess
-import sys
+import hashlib
 
 import numpy as np
 import pytest
 import torch
+from elsewhere import digest_of
 from hypothesis import given
 from hypothesis import strategies as st
 from polmrs import quantize
@@ -109,24 +108,20 @@ def test_a_weight_comes_back_near_and_in_its_shape(codec):
     assert lost < limit, f"{lost} at {bits:.2f} bits"
 
 
+def digest():
+    weight, seen = normal(700, 192), hashlib.sha256()
+    for codec in CODECS:
+        encoded = quantize.encode(weight, codec)
+        for array in (encoded.packed, encoded.scales, quantize.decode(encoded)):
+            seen.update(array.tobytes())
+    return seen.hexdigest()
+
+
 def test_the_bits_do_not_depend_on_threads_or_instruction_set():
-    script = (
-        "import hashlib, numpy as np; from polmrs import quantize as q\n"
-        "w = np.random.default_rng(0).standard_normal((700, 192)).astype(np.float32)\n"
-        "for c in (q.Integer(group=64, clip=q.Clip()), q.HQQ(), q.FP8(), q.MXFP4(), q.NVFP4(), q.NF4()):\n"
-        "    e = q.encode(w, c)\n"
-        "    print(hashlib.sha256(e.packed.tobytes() + e.scales.tobytes() + q.decode(e).tobytes()).hexdigest())\n"
-    )
-
-    def run(**variables):
-        environment = {**os.environ, **variables}
-        return subprocess.run(
-            [sys.executable, "-c", script], env=environment, check=True, capture_output=True
-        ).stdout
-
-    first = run(POLMRS_NUM_THREADS="1")
-    assert len(first.split()) == 6
-    assert first == run(POLMRS_NUM_THREADS="3") == run(POLMRS_SIMD="scalar") == run(POLMRS_SIMD="avx2")
+    settings = [{"POLMRS_NUM_THREADS": n} for n in ("1", "3")] + [
+        {"POLMRS_SIMD": n} for n in ("avx2", "scalar")
+    ]
+    assert len({digest_of("quantize.test_codecs", **setting) for setting in settings}) == 1
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,14 @@
 
 import hashlib
 import multiprocessing
-import os
 import subprocess
-import sys
 import threading
 import time
 
 import numpy as np
 import polmrs.rl as rl
 import pytest
+from elsewhere import digest_of
 
 
 def batch(tokens=900_000):
@@ -43,30 +42,17 @@ def digest():
     return seen.hexdigest()
 
 
-def digest_with(**environment):
-    code = "from rl.test_threads import digest; print(digest())"
-    path = os.pathsep.join(p for p in sys.path if p)
-    child = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return child.stdout.strip()
-
-
 def test_one_thread_and_many_give_the_same_bits():
-    assert len({digest_with(POLMRS_NUM_THREADS=str(n)) for n in (1, 2, 3, 8)}) == 1
+    assert len({digest_of("rl.test_threads", POLMRS_NUM_THREADS=str(n)) for n in (1, 2, 3, 8)}) == 1
 
 
 def test_every_instruction_set_gives_the_same_bits():
-    assert len({digest_with(POLMRS_SIMD=name) for name in ("avx512", "avx2", "scalar")}) == 1
+    assert len({digest_of("rl.test_threads", POLMRS_SIMD=name) for name in ("avx512", "avx2", "scalar")}) == 1
 
 
 def test_a_pool_of_no_threads_is_refused_where_threads_are_wanted():
     with pytest.raises(subprocess.CalledProcessError) as failed:
-        digest_with(POLMRS_NUM_THREADS="none")
+        digest_of("rl.test_threads", POLMRS_NUM_THREADS="none")
     assert "POLMRS_NUM_THREADS: 'none' is not a number of threads" in failed.value.stderr
 
 

@@ -8,7 +8,7 @@ use crate::model::{self, ModelFolder, read_text};
 use crate::program::{self, Opened};
 use crate::relayer::relayer;
 use crate::report;
-use crate::tokenizer::files::Action;
+use crate::tokenizer::files::{Action, TOKENIZER};
 use crate::tokenizer::remap::Remapped;
 use crate::tokenizer::{Member, Vocabulary};
 use polmrs_core::{Ctl, Dtype, Error, Result};
@@ -24,21 +24,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// Files beside the weights that go along, where the base has them.
-const SIDECARS: [&str; 19] = [
+/// Files beside the weights that go along with those of the tokenizer, where the base has them.
+const SIDECARS: [&str; 7] = [
     "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "chat_template.jinja",
-    "chat_template.json",
     "preprocessor_config.json",
     "video_preprocessor_config.json",
     "processor_config.json",
@@ -343,7 +331,7 @@ impl Prepared {
     /// Writes what stands beside the weights. Bare files have nothing beside theirs, and so has what is made of them.
     fn put_files(&self, output: &Output, prints: &[String]) -> Result<()> {
         let donor = &self.models[self.config.donor()];
-        for name in SIDECARS {
+        for name in TOKENIZER.into_iter().chain(SIDECARS) {
             match self.vocabulary.files.action(name, &donor.folder) {
                 Action::Write(text) => output.put(name, text.as_bytes())?,
                 Action::Copy(from) if from.is_file() => self.copy_sidecar(output, &from, name)?,

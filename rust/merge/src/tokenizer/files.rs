@@ -10,7 +10,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 /// Files that belong to a tokenizer, and follow the model whose vocabulary the result has.
-const TOKENIZER: [&str; 12] = [
+pub(crate) const TOKENIZER: [&str; 12] = [
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
