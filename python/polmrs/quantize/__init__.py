@@ -13,7 +13,12 @@ GIL is released, all threads work, and the bits do not depend on their number. A
 True
 """
 
-from polmrs.quantize.codecs import FP8, HQQ, MXFP4, NF4, NVFP4, Clip, Codec, Encoded, Integer, decode, encode
+from polmrs.quantize.codec import Codec, Encoded, decode, encode
+from polmrs.quantize.fp4 import MXFP4, NVFP4
+from polmrs.quantize.fp8 import FP8
+from polmrs.quantize.hqq import HQQ
+from polmrs.quantize.integer import Clip, Integer
+from polmrs.quantize.nf4 import NF4
 from polmrs.quantize.packing import pack, unpack
 
 __all__ = [

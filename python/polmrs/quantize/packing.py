@@ -8,7 +8,8 @@ import numpy as np
 
 from polmrs import _core
 from polmrs._tensor import Array, from_bits, is_torch, to_bits
-from polmrs.errors import ArrayError, ConfigError
+from polmrs.errors import ArrayError
+from polmrs.quantize.codec import check_bits
 
 
 def pack(codes: Array, bits: int) -> Array:
@@ -31,7 +32,7 @@ def pack(codes: Array, bits: int) -> Array:
     >>> pack(np.array([1, 2, 3, 4, 5, 6, 7, 8], np.uint8), 4)
     array([-2023406815], dtype=int32)
     """
-    _check(bits)
+    check_bits(bits, 1)
     dtype, array = to_bits("codes", codes)
     if dtype != "uint8" or array.ndim == 0:
         raise ArrayError(f"codes: expected an array of uint8, got {dtype} of shape {tuple(array.shape)}")
@@ -63,7 +64,7 @@ def unpack(packed: Array, bits: int, columns: int) -> Array:
     >>> unpack(np.array([-2023406815], np.int32), 4, 8)
     array([1, 2, 3, 4, 5, 6, 7, 8], dtype=uint8)
     """
-    _check(bits)
+    check_bits(bits, 1)
     dtype, array = to_bits("packed", packed)
     if dtype not in ("int32", "uint32") or array.ndim == 0:
         raise ArrayError(f"packed: expected an array of int32, got {dtype} of shape {tuple(array.shape)}")
@@ -76,8 +77,3 @@ def unpack(packed: Array, bits: int, columns: int) -> Array:
     if codes.size:
         _core.quant.unpack(array.view(np.uint8), columns, bits, codes)
     return cast(Array, from_bits("uint8", codes, torch_wanted=True) if is_torch(packed) else codes)
-
-
-def _check(bits: int) -> None:
-    if not 1 <= bits <= 8:
-        raise ConfigError(f"bits: {bits} is not 1 to 8")

@@ -123,14 +123,12 @@ pub const NESTED_BLOCK: usize = 256;
 pub fn nest(scales: &[f32]) -> Nested {
     let offset = (scales.iter().map(|scale| f64::from(*scale)).sum::<f64>() / scales.len().max(1) as f64) as f32;
     let centred: Vec<f32> = scales.iter().map(|scale| scale - offset).collect();
+    let bounds: Vec<f32> = dynamic_map().windows(2).map(|pair| (pair[0] + pair[1]) / 2.0).collect();
     let (mut codes, mut nested) = (Vec::with_capacity(scales.len()), Vec::new());
     for block in centred.chunks(NESTED_BLOCK) {
         let largest = absmax(block);
-        let table = dynamic_map();
-        codes.extend(block.iter().map(|x| {
-            let at = if largest < LEAST { 0.0 } else { x * (1.0 / largest) };
-            table.windows(2).collect::<Vec<_>>().partition_point(|pair| at > (pair[0] + pair[1]) / 2.0) as u8
-        }));
+        let factor = if largest < LEAST { 0.0 } else { 1.0 / largest };
+        codes.extend(block.iter().map(|x| bounds.partition_point(|bound| x * factor > *bound) as u8));
         nested.push(largest);
     }
     Nested { codes, scales: nested, offset }

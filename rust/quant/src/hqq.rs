@@ -8,7 +8,7 @@
 //! It stops after 20 steps, or at the first that makes the mean error no smaller. Two departures from the reference: a
 //! group stops by itself, not with the whole tensor, and keeps its best zero point rather than the last one tried.
 
-use crate::group::{each, extent};
+use crate::group::each;
 use polmrs_core::simd;
 use std::f32::consts::LN_2;
 
@@ -97,15 +97,6 @@ pub fn decode(codes: &[u8], group: usize, grids: &[Real], x: &mut [f32]) {
             *x = (f32::from(*code) - grid.zero) / grid.inverse;
         }
     }
-}
-
-/// The grid with a whole zero point within the codes, for files that store one.
-pub fn whole(x: &[f32], grid: Real, bits: u32) -> Real {
-    let top = ((1_u32 << bits) - 1) as f32;
-    let (low, high) = extent(x);
-    // A group on one side of zero has its zero point outside the codes: widen the grid until it spans zero.
-    let inverse = if (0.0..=top).contains(&grid.zero) { grid.inverse } else { (top / (high - low)).min(grid.inverse) };
-    Real { inverse, zero: grid.zero.clamp(0.0, top).round_ties_even() }
 }
 
 const ROUND: f32 = 12_582_912.0;
@@ -235,16 +226,6 @@ mod tests {
         fn the_search_never_loses_more_than_the_range(x in prop::collection::vec(-1.0_f32..1.0, 64), bits in 1_u32..=8) {
             let hqq = Hqq::new(bits);
             prop_assert!(error(&x, hqq.search(&x), hqq.top()) <= error(&x, hqq.start(&x), hqq.top()) * 1.000_01);
-        }
-
-        #[test]
-        fn a_whole_zero_point_lies_among_the_codes(x in prop::collection::vec(0.5_f32..1.0, 64)) {
-            let hqq = Hqq::new(4);
-            let grid = whole(&x, hqq.search(&x), 4);
-            prop_assert_eq!(grid.zero, grid.zero.round());
-            prop_assert!((0.0..=15.0).contains(&grid.zero));
-            // The group lies away from zero, so a grid that spans zero is up to twice as coarse: half its cell.
-            prop_assert!(error(&x, grid, 15.0) <= 64.0 * 0.5 / grid.inverse);
         }
     }
 
