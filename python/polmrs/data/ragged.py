@@ -60,7 +60,7 @@ class Batch:
     per_example: Mapping[str, Tensor] = field(default_factory=dict)
     """[examples, ...]: more for each example, such as the margin of a pair."""
     names: tuple[str, ...] = ()
-    """Where each example came from, as ``file:line``; for messages."""
+    """Where each example came from, as ``file:line`` or empty; for messages."""
 
     @classmethod
     def of(
@@ -108,7 +108,7 @@ class Batch:
             per_token={key: _joined(key, value, lengths) for key, value in (per_token or {}).items()},
             per_sequence={key: torch.as_tensor(value) for key, value in (per_sequence or {}).items()},
             per_example={key: torch.as_tensor(value)[None] for key, value in (per_example or {}).items()},
-            names=(name,) if name else (),
+            names=(name,),
         )
         made.check()
         return made
@@ -129,6 +129,7 @@ class Batch:
             cu_seqlens=torch.as_tensor(batch.cu_seqlens),
             weights=torch.as_tensor(batch.target).float(),
             example=order,
+            names=("",) * (int(order[-1]) + 1 if len(order) else 0),
         )
 
     @classmethod
@@ -213,7 +214,7 @@ class Batch:
 
     def named(self, example: int) -> str:
         """`` (file:line)`` of an example, or nothing."""
-        return f" ({self.names[example]})" if example < len(self.names) else ""
+        return f" ({self.names[example]})" if self.names and self.names[example] else ""
 
     def to(self, device: torch.device | str) -> Self:
         """The batch on a device."""
