@@ -4,6 +4,7 @@
 //! tensor is 128 jobs, and splitting a tensor is two. Its stages run in order. Each stage sees all the blocks of the
 //! job; what a reduction finds, it leaves in a [`Later`] that the following stages read.
 
+use crate::encode::Outputs;
 use polmrs_core::{BLOCK, Dtype, Error, Result};
 use std::any::Any;
 use std::cell::RefCell;
@@ -43,6 +44,13 @@ pub enum Grain {
     Elements,
     /// Whole rows; the job has this many, and each region holds an equal share of elements per row.
     Rows(u64),
+    /// Whole rows, `at_once` of them in a block however long they are; the last block may hold fewer.
+    Strips {
+        /// The rows of the job.
+        rows: u64,
+        /// Those of a block.
+        at_once: u64,
+    },
     /// The whole job at once: the stage's workspace is all its regions.
     Whole,
 }
@@ -108,7 +116,7 @@ impl<A: Accumulate> Accumulate for Vec<A> {
 pub struct Block<'a> {
     /// Its first unit within the job (an element, at grain `Elements`).
     pub first: u64,
-    /// Its first element within the job's first output (its first input, where there is none).
+    /// Its first element within the job's first output (its first input, where there is none, or where it is encoded).
     pub element: u64,
     /// Its place among the job's blocks, in tensor order.
     pub index: u64,
@@ -167,6 +175,7 @@ type Fold = Box<dyn Fn(Option<Gathered>, &Block<'_>) -> Result<Gathered> + Send 
 type Merge = Box<dyn Fn(Gathered, Gathered) -> Result<Gathered> + Send + Sync>;
 type Finish = Box<dyn Fn(Option<Gathered>) -> Result<()> + Send + Sync>;
 type When = Box<dyn Fn() -> bool + Send + Sync>;
+type Encode = Box<dyn Fn(&Block<'_>, &mut Outputs<'_>) -> Result<()> + Send + Sync>;
 type Map = Box<dyn Fn(&Block<'_>, &mut [Vec<f32>]) -> Result<()> + Send + Sync>;
 
 /// One pass over a job's blocks.
@@ -181,6 +190,13 @@ pub enum Stage {
         grain: Grain,
         /// Fills the outputs' elements of one block.
         map: Map,
+    },
+    /// Puts bytes into the outputs, block by block: codes, scales, what is no number of the output's type.
+    Encode {
+        /// How finely it may be cut. The outputs need hold no equal share for each row.
+        grain: Grain,
+        /// Puts the bytes that follow from one block; all blocks together put every byte of the outputs once.
+        encode: Encode,
     },
 }
 
@@ -251,11 +267,24 @@ impl Stage {
         Stage::Map { grain, map: Box::new(move |block, outputs| map(block, &mut outputs[0])) }
     }
 
+    /// An encoder of the inputs, cut at a grain.
+    pub fn encode(
+        grain: Grain,
+        encode: impl Fn(&Block<'_>, &mut Outputs<'_>) -> Result<()> + Send + Sync + 'static,
+    ) -> Stage {
+        Stage::Encode { grain, encode: Box::new(encode) }
+    }
+
+    /// Bytes that are known beforehand, for the one output of a job without inputs.
+    pub fn constant(bytes: Vec<u8>) -> Stage {
+        Stage::encode(Grain::Whole, move |_, outputs| outputs.put(0, 0, &bytes))
+    }
+
     pub(crate) fn grain(&self) -> Grain {
         match self {
             Stage::Copy => Grain::Elements,
             Stage::Reduce(reduce) => reduce.grain,
-            Stage::Map { grain, .. } => *grain,
+            Stage::Map { grain, .. } | Stage::Encode { grain, .. } => *grain,
         }
     }
 }
@@ -280,6 +309,7 @@ impl Job {
         match grain {
             Grain::Elements => (longest, BLOCK as u64),
             Grain::Rows(0) => (0, 1),
+            Grain::Strips { rows, at_once } => (rows, at_once.max(1)),
             Grain::Rows(rows) => (rows, (BLOCK as u64 / (longest / rows).max(1)).max(1)),
             Grain::Whole => (u64::from(longest > 0), 1),
         }

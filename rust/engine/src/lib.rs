@@ -17,6 +17,7 @@
 //! | [`plan`] | all jobs of one piece of work, and what they will cost |
 
 pub mod durable;
+mod encode;
 pub mod job;
 pub mod measure;
 mod memory;
@@ -29,6 +30,7 @@ pub mod survey;
 pub mod verify;
 
 pub use durable::{Durable, Wanted};
+pub use encode::Outputs;
 pub use job::{Accumulate, Block, Grain, Input, Job, Later, Reduce, Scope, Scratch, Stage, Target};
 pub use plan::{Cost, Plan};
 pub use schedule::{Options, run};

@@ -1,6 +1,6 @@
 //! All jobs of one piece of work, known from headers alone, and what they will cost.
 
-use crate::job::{Grain, Job, Stage};
+use crate::job::{Job, Stage};
 use crate::memory::{hungriest, share_out};
 use crate::source::{Meta, Source};
 use polmrs_core::{Error, Result};
@@ -98,15 +98,18 @@ pub(crate) fn input_bytes(sources: &[&dyn Source], input: &crate::job::Input) ->
     input.len * sources[input.source].tensors()[input.tensor].dtype.size() as u64
 }
 
-/// The buffers that one worker needs for one block: raw bytes of one region, and `f32` for all of them.
+/// The buffers that one worker needs for one block: raw bytes of one region, and `f32` for all of them. An encoder gets
+/// as much again as it reads, for codes and what it packs.
 pub(crate) fn scratch_bytes(job: &Job, stage: &Stage) -> u64 {
     let (units, step) = job.cut(stage.grain());
     let share = |len: u64| if units == 0 { 0 } else { len.div_ceil(units) * step.min(units) };
-    let floats: u64 = job.inputs.iter().map(|input| share(input.len)).sum::<u64>()
-        + job.outputs.iter().map(|target| share(target.len)).sum::<u64>();
+    let inputs: u64 = job.inputs.iter().map(|input| share(input.len)).sum();
+    let outputs: u64 = job.outputs.iter().map(|target| share(target.len)).sum();
     let raw = job.inputs.iter().map(|input| share(input.len)).max().unwrap_or(0);
-    match stage.grain() {
-        Grain::Elements if matches!(stage, Stage::Copy) => 16 * raw,
-        _ => 4 * floats + 8 * raw,
+    match stage {
+        Stage::Copy => 16 * raw,
+        Stage::Encode { .. } => 8 * inputs + 8 * raw,
+        Stage::Reduce(_) => 4 * inputs + 8 * raw,
+        Stage::Map { .. } => 4 * (inputs + outputs) + 8 * raw,
     }
 }

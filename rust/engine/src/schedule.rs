@@ -5,6 +5,7 @@
 //! reaches a group reduction waits, holding no memory, until the group's last job arrives. Results do not depend on who
 //! took which block: blocks are cut by shape alone, and ordered sums carry their order with them.
 
+use crate::encode::Outputs;
 use crate::job::{Job, Reduce, Scope, Stage};
 use crate::memory::{Shares, share_out};
 use crate::plan::{Plan, input_bytes, scratch_bytes};
@@ -15,7 +16,10 @@ use crate::survey::Survey;
 use polmrs_core::{Ctl, Error, Result, pool};
 use std::any::Any;
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering::AcqRel};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{AcqRel, Acquire},
+};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// How to run a plan.
@@ -133,6 +137,8 @@ struct Pass<'a> {
     held: u64,
     /// What one worker needs for one block.
     need: u64,
+    /// The bytes that an encoder's blocks have put.
+    put: AtomicU64,
 }
 
 impl Pass<'_> {
@@ -312,7 +318,19 @@ impl<'a> Scheduler<'a> {
         let unfinished = AtomicU64::new(blocks);
         let need = scratch_bytes(job, &job.stages[stage]);
         let gathered = Mutex::default();
-        let pass = Arc::new(Pass { job, number, stage, units, step, unfinished, gathered, resident, held, need });
+        let pass = Arc::new(Pass {
+            job,
+            number,
+            stage,
+            units,
+            step,
+            unfinished,
+            gathered,
+            resident,
+            held,
+            need,
+            put: AtomicU64::new(0),
+        });
         if blocks == 0 {
             return Some(pass);
         }
@@ -344,31 +362,33 @@ impl<'a> Scheduler<'a> {
 
     /// Works on one block of a pass.
     fn block(&self, pass: &Pass<'a>, index: u64, buffers: &mut Buffers) -> Result<()> {
-        let span = pass.span(index);
-        match pass.stage() {
-            Stage::Copy => self.stream.copy(pass.job, span, buffers)?,
+        let (job, span, resident) = (pass.job, pass.span(index), pass.resident.as_deref());
+        let written = match pass.stage() {
+            Stage::Copy => self.stream.copy(job, span, buffers)?,
             Stage::Reduce(reduce) => {
-                let resident = pass.resident.as_deref();
-                let (block, _) = self.stream.read(pass.job, span, resident, pass.stage == 0, buffers)?;
+                let (block, _) = self.stream.read(job, pass.stage, span, resident, buffers)?;
                 let earlier = guard(&pass.gathered).pop();
                 let gathered = (reduce.fold)(earlier, &block)?;
                 guard(&pass.gathered).push(gathered);
+                0
             }
             Stage::Map { map, .. } => {
-                let resident = pass.resident.as_deref();
-                let (block, outputs) = self.stream.read(pass.job, span, resident, pass.stage == 0, buffers)?;
+                let (block, outputs) = self.stream.read(job, pass.stage, span, resident, buffers)?;
                 map(&block, outputs)?;
-                self.stream.write(pass.job, span, buffers)?;
+                self.stream.write(job, span, buffers)?
             }
-        }
+            Stage::Encode { encode, .. } => {
+                let (block, _) = self.stream.read(job, pass.stage, span, resident, buffers)?;
+                let mut outputs = Outputs::new(&self.stream, job, &block);
+                encode(&block, &mut outputs)?;
+                pass.put.fetch_add(outputs.put, AcqRel);
+                outputs.put
+            }
+        };
         let share = |len: u64| len * span.count / span.units;
-        let read = pass.job.inputs.iter().map(|input| share(input_bytes(self.stream.sources, input))).sum();
+        let read = job.inputs.iter().map(|input| share(input_bytes(self.stream.sources, input))).sum();
         self.ctl.advance(read);
-        if !matches!(pass.stage(), Stage::Reduce(_)) {
-            let size = |tensor: usize| self.stream.outputs[tensor].dtype.size() as u64;
-            self.flush(pass.job.outputs.iter().map(|target| share(target.len) * size(target.tensor)).sum())?;
-        }
-        Ok(())
+        self.flush(written)
     }
 
     /// Counts written bytes and makes them durable now and then.
@@ -415,6 +435,9 @@ impl<'a> Scheduler<'a> {
                     }
                 }
             }
+            if let Stage::Encode { .. } = pass.stage() {
+                self.refuse_gaps(&pass)?;
+            }
             let mut queue = self.lock();
             queue.alive -= 1;
             let next = pass.stage + 1;
@@ -438,6 +461,16 @@ impl<'a> Scheduler<'a> {
                 None => return Ok(()),
                 Some(empty) => pass = empty,
             }
+        }
+    }
+
+    /// Refuses an encoder that did not put exactly the bytes of its outputs: zeros would stand for codes.
+    fn refuse_gaps(&self, pass: &Pass<'a>) -> Result<()> {
+        let size = |tensor: usize| self.stream.outputs[tensor].dtype.size() as u64;
+        let wanted: u64 = pass.job.outputs.iter().map(|target| target.len * size(target.tensor)).sum();
+        match pass.put.load(Acquire) {
+            put if put == wanted => Ok(()),
+            put => Err(Error::Internal(format!("{put} bytes were put of {wanted}"))),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Blocks in and out: reading regions into `f32`, keeping small jobs' bytes between passes, writing results.
 
-use crate::job::{Block, Input, Job, Spare, Target};
+use crate::job::{Block, Input, Job, Spare, Stage};
 use crate::sink::Sink;
 use crate::source::{Meta, Source};
 use crate::survey::Survey;
@@ -74,13 +74,13 @@ pub(crate) struct Stream<'a> {
 }
 
 impl Stream<'_> {
-    /// Reads the block of every input, as `f32`.
+    /// Reads the block of every input, as `f32`, for one of the job's stages.
     pub(crate) fn read<'s>(
         &self,
         job: &Job,
+        stage: usize,
         span: Span,
         resident: Option<&Resident>,
-        first_pass: bool,
         buffers: &'s mut Buffers,
     ) -> Result<(Block<'s>, &'s mut [Vec<f32>])> {
         let Buffers { raw, inputs, outputs, spare, .. } = buffers;
@@ -107,23 +107,27 @@ impl Stream<'_> {
                 dtype::from_f32(narrow, values, raw);
                 dtype::to_f32(narrow, raw, values);
             }
-            if first_pass && !self.allow_nonfinite {
+            if stage == 0 && !self.allow_nonfinite {
                 self.refuse_nonfinite(input, meta, input.first + first, values)?;
             }
         }
-        outputs.resize_with(job.outputs.len(), Vec::new);
-        for (target, values) in job.outputs.iter().zip(outputs.iter_mut()) {
+        let mapped = if let Stage::Map { .. } = job.stages[stage] { job.outputs.as_slice() } else { &[] };
+        outputs.resize_with(mapped.len(), Vec::new);
+        for (target, values) in mapped.iter().zip(outputs.iter_mut()) {
             values.resize(span.elements(target.len).1, 0.0);
         }
-        let leading = job.outputs.first().map(|target| target.len).or(job.inputs.first().map(|input| input.len));
+        let encoded = matches!(job.stages.last(), Some(Stage::Encode { .. }));
+        let output = job.outputs.first().filter(|_| !encoded).map(|target| target.len);
+        let leading = output.or(job.inputs.first().map(|input| input.len));
         let element = leading.map_or(0, |len| span.elements(len).0);
         let block = Block { first: span.first, element, index: span.index, ordinal: span.ordinal, inputs, spare };
         Ok((block, outputs))
     }
 
-    /// Rounds and writes what a map computed.
-    pub(crate) fn write(&self, job: &Job, span: Span, buffers: &mut Buffers) -> Result<()> {
+    /// Rounds and writes what a map computed; gives the number of bytes.
+    pub(crate) fn write(&self, job: &Job, span: Span, buffers: &mut Buffers) -> Result<u64> {
         let Buffers { raw, inputs, outputs, .. } = buffers;
+        let mut written = 0;
         for (target, values) in job.outputs.iter().zip(outputs.iter_mut()) {
             let meta = &self.outputs[target.tensor];
             let first = target.first + span.elements(target.len).0;
@@ -138,16 +142,17 @@ impl Stream<'_> {
             raw.resize(values.len() * meta.dtype.size(), 0);
             dtype::from_f32(meta.dtype, values, raw);
             self.sink.write(target.tensor, first * meta.dtype.size() as u64, raw)?;
+            written += raw.len() as u64;
             if let Some(survey) = self.survey {
                 dtype::to_f32(meta.dtype, raw, values);
                 survey.look(target.tensor, span.ordinal, inputs, values);
             }
         }
-        Ok(())
+        Ok(written)
     }
 
-    /// Copies the block of the first input, after checking that the other inputs hold the same bytes.
-    pub(crate) fn copy(&self, job: &Job, span: Span, buffers: &mut Buffers) -> Result<()> {
+    /// Copies the block of the first input, after checking that the other inputs hold the same bytes; gives their number.
+    pub(crate) fn copy(&self, job: &Job, span: Span, buffers: &mut Buffers) -> Result<u64> {
         let Buffers { raw, other, .. } = buffers;
         let ([input, others @ ..], [target]) = (job.inputs.as_slice(), job.outputs.as_slice()) else {
             return Err(Error::Internal("a copy has one output and at least one input".into()));
@@ -164,11 +169,8 @@ impl Stream<'_> {
                 return Err(Error::Checkpoint(format!("{a} and {b} hold different values; {kind} is not averaged")));
             }
         }
-        self.put(target, span, size, raw)
-    }
-
-    fn put(&self, target: &Target, span: Span, size: usize, bytes: &[u8]) -> Result<()> {
-        self.sink.write(target.tensor, (target.first + span.first) * size as u64, bytes)
+        self.sink.write(target.tensor, (target.first + span.first) * size as u64, raw)?;
+        Ok(raw.len() as u64)
     }
 
     fn dtype(&self, input: &Input) -> Dtype {
