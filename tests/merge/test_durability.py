@@ -398,7 +398,7 @@ def test_report_says_how_to_have_one(home, polmrs):
     pm.merge("c.yml", to="plain")
     result = polmrs("report", "plain")
     assert (result.returncode, result.stdout) == (3, "")
-    assert "plain/polmrs_report.json: not there; merge with --report to have it" in result.stderr
+    assert "plain/polmrs_report.json: not there; run with --report to have it" in result.stderr
     pm.merge("c.yml", to="verified", verify=True)
     assert "holds digests only" in polmrs("report", "verified").stderr
 

@@ -154,7 +154,7 @@ pub(crate) struct Report {
     pub(crate) out: PathBuf,
     /// What to sort by
     #[arg(long, value_name = "KEY", default_value = "relative",
-          value_parser = polmrs_merge::report::COLUMNS.map(|(key, _)| key))]
+          value_parser = polmrs_model::report::COLUMNS.map(|(key, _)| key))]
     pub(crate) by: String,
     /// How many tensors to list
     #[arg(long, value_name = "N", default_value_t = 20)]

@@ -10,6 +10,7 @@ use polmrs_core::{Ctl, Error, Result};
 use polmrs_engine::sink::Discard;
 use polmrs_io::yaml;
 use polmrs_merge::run::{Prepared, Settings};
+use polmrs_model::build;
 use std::env::args;
 use std::path::Path;
 use std::process::exit;
@@ -27,7 +28,8 @@ fn stream(args: &[String]) -> Result<()> {
     let usage = || Error::Usage("usage: stream CONFIG THREADS".into());
     let [config, threads] = args else { return Err(usage()) };
     let threads = threads.parse().map_err(|_| usage())?;
-    let prepared = Prepared::new(&yaml::read_one(Path::new(config))?, Settings { threads, ..Settings::default() })?;
+    let build = build::Settings { threads, ..build::Settings::default() };
+    let prepared = Prepared::new(&yaml::read_one(Path::new(config))?, Settings { build, ..Settings::default() })?;
     let begun = Instant::now();
     prepared.stream(&Discard, &Ctl::new())?;
     println!("{:.2} s", begun.elapsed().as_secs_f64());

@@ -6,12 +6,13 @@
 
 use crate::config::Config;
 use crate::extra::{Extra, Function};
-use crate::model::ModelFolder;
 use crate::run::{Prepared, Settings};
 use polmrs_core::{Ctl, Error, Result};
 use polmrs_engine::source::Meta;
 use polmrs_io::output;
 use polmrs_io::yaml::Node;
+use polmrs_model::ModelFolder;
+use polmrs_model::build;
 use serde_json::{Value as Json, json};
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -146,7 +147,7 @@ impl Chain {
         if before.is_empty() {
             return last.prepared.run(out, ctl);
         }
-        output::check(out, self.settings.overwrite)?;
+        output::check(out, self.settings.build.overwrite)?;
         let parts = Parts::claim(out)?;
         match self.run_all(out, &parts, ctl) {
             Err(error @ (Error::Cancelled | Error::Io { .. })) => Err(error),
@@ -162,7 +163,8 @@ impl Chain {
         let mut earlier = Vec::new();
         let mut keys = Vec::new();
         for one in before {
-            let settings = Settings { overwrite: false, ..self.settings.clone() };
+            let build = build::Settings { overwrite: false, ..self.settings.build.clone() };
+            let settings = Settings { build, ..self.settings.clone() };
             let prepared = Prepared::after(&one.node, settings, self.extra(), &earlier)?;
             prepared.refuse_inputs(out)?;
             prepared.fetch(ctl)?;

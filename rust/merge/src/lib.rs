@@ -7,27 +7,21 @@
 //! | [`spec`], [`params`] | what a method is, and the values of its parameters for one tensor |
 //! | [`methods`] | every method, one small file each or a row of a family |
 //! | [`program`], `outline` | a configuration and open models to a plan; where tensors belong, by their names |
-//! | [`adapter`] | LoRA adapters on a model, computed as they are read |
 //! | [`tokenizer`] | models with different vocabularies: tokens, rows, files |
 //! | [`chain`] | a file of several documents, later ones on the results of earlier ones |
-//! | [`run`](mod@run) | a merge into a folder; [`model`] and [`card`] are its inputs and its model card |
-//! | [`report`] | what a merge did to every tensor |
+//! | [`run`](mod@run) | a merge into a folder |
 
-pub mod adapter;
-pub mod card;
 pub mod chain;
 pub mod config;
 pub mod extra;
 mod least_squares;
 pub mod methods;
-pub mod model;
 mod outline;
 pub mod params;
 pub mod program;
 mod rank_draw;
 mod ranking;
 mod relayer;
-pub mod report;
 pub mod run;
 pub mod schema;
 mod select;

@@ -14,6 +14,7 @@ use polmrs_merge::config::Config;
 use polmrs_merge::extra::{Call, Extra, Function, FunctionExtent};
 use polmrs_merge::program::{self, Opened};
 use polmrs_merge::run::Settings;
+use polmrs_model::build;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use std::path::PathBuf;
@@ -57,15 +58,9 @@ fn merge_folder(
     let (function, raised) = wrapped(function)?;
     let threads = if function.is_some() { Some(1) } else { threads };
     let done = long(py, progress.as_ref(), |ctl| {
-        let settings = Settings {
-            overwrite,
-            resume,
-            sync_every,
-            verify,
-            report,
-            allow_nonfinite,
-            ..settings(threads, shard_size, seed, max_memory)?
-        };
+        let planned = settings(threads, shard_size, seed, max_memory)?;
+        let build = build::Settings { overwrite, resume, sync_every, verify, report, allow_nonfinite, ..planned.build };
+        let settings = Settings { build, ..planned };
         let chain = Chain::new(&yaml::parse(config, origin)?, settings, function)?;
         Ok(chain.run(&to, ctl)?.to_string())
     });
@@ -223,7 +218,8 @@ fn called(py: Python<'_>, function: &Py<PyAny>, call: &Call<'_>, out: &mut [f32]
 
 fn settings(threads: Option<usize>, shard_size: u64, seed: u64, max_memory: Option<u64>) -> Result<Settings> {
     let threads = threads.map_or_else(pool::default_threads, Ok)?;
-    Ok(Settings { threads, shard_size, seed, max_memory, ..Settings::default() })
+    let build = build::Settings { threads, shard_size, max_memory, ..build::Settings::default() };
+    Ok(Settings { build, seed, ..Settings::default() })
 }
 
 fn decode(config: &str) -> Result<Node> {

@@ -8,6 +8,7 @@ use polmrs_core::{Ctl, Error, Result};
 use polmrs_io::yaml::{self, Node};
 use polmrs_merge::chain::Chain;
 use polmrs_merge::run::Settings;
+use polmrs_model::build;
 use serde_json::Value as Json;
 use std::fmt::Write;
 use std::io::Read;
@@ -65,27 +66,28 @@ pub(super) fn read(args: &Merging) -> Result<Vec<Node>> {
 }
 
 fn planning(args: &Merging) -> Result<Settings> {
-    Ok(Settings {
+    let build = build::Settings {
         threads: threads(args.threads)?,
         shard_size: args.shard_size,
-        seed: args.seed,
         max_memory: args.max_memory,
-        lenient: args.lenient,
-        ..Settings::default()
-    })
+        ..build::Settings::default()
+    };
+    Ok(Settings { build, seed: args.seed, lenient: args.lenient })
 }
 
 /// How the arguments ask for a merge to be run.
 pub(super) fn settings(args: &Merge) -> Result<Settings> {
-    Ok(Settings {
+    let planned = planning(&args.merging)?;
+    let build = build::Settings {
         overwrite: args.overwrite,
         resume: args.resume,
         sync_every: args.sync_every,
         verify: args.verify,
         report: args.report,
         allow_nonfinite: args.allow_nonfinite,
-        ..planning(&args.merging)?
-    })
+        ..planned.build
+    };
+    Ok(Settings { build, ..planned })
 }
 
 /// After Ctrl-C or a full disk: what is left, if anything, and what can be done with it.

@@ -3,7 +3,7 @@
 use crate::args::Report;
 use crate::text::table;
 use polmrs_core::{Error, Result};
-use polmrs_merge::report;
+use polmrs_model::report;
 use serde_json::Value as Json;
 
 pub(crate) fn report(args: &Report) -> Result<()> {

@@ -1,29 +1,13 @@
 //! The tokenizer's files of the result: those of the model whose vocabulary it has, with the tokens that were added.
 
 use super::vocab::{Added, read, read_json};
-use crate::run::{forget_origin, pretty};
 use polmrs_core::{Error, Result};
+use polmrs_model::beside::{TOKENIZER, forget_origin, pretty};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-
-/// Files that belong to a tokenizer, and follow the model whose vocabulary the result has.
-pub(crate) const TOKENIZER: [&str; 12] = [
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "chat_template.jinja",
-    "chat_template.json",
-];
 
 /// Where the files beside the weights come from.
 #[derive(Debug, Default)]

@@ -1,4 +1,4 @@
-//! `polmrs_report.json`: what a merge did to every tensor, and which of them to look at first.
+//! `polmrs_report.json`: what the work did to every tensor, and which of them to look at first.
 
 use polmrs_core::error::did_you_mean;
 use polmrs_core::{Error, Result};
@@ -24,7 +24,7 @@ pub const COLUMNS: [(&str, &str); 6] = [
     ("nonfinite", "how many elements are NaN or infinite"),
 ];
 
-/// The report of a merge; `reference` is what the tensors are compared with.
+/// The report of one piece of work; `reference` is what the tensors are compared with.
 pub fn write(method: &str, reference: &str, outputs: &[Meta], records: &[Record]) -> Json {
     let tensors: Vec<Json> = outputs.iter().zip(records).map(|(meta, record)| tensor(meta, record)).collect();
     json!({
@@ -56,7 +56,7 @@ pub fn read(out: &Path) -> Result<Json> {
     let path = out.join(FILE);
     let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
-            Error::NotFound(format!("{}: not there; merge with --report to have it", path.display()))
+            Error::NotFound(format!("{}: not there; run with --report to have it", path.display()))
         }
         _ => Error::io(&path, "read")(error),
     })?;
@@ -68,7 +68,7 @@ pub fn read(out: &Path) -> Result<Json> {
     let surveyed = |row: &Json| row.get(COLUMNS[0].0).is_some();
     match report["tensors"].as_array() {
         Some(tensors) if tensors.iter().all(surveyed) => Ok(report),
-        _ => Err(bad("holds digests only; merge with --report to have the rest".into())),
+        _ => Err(bad("holds digests only; run with --report to have the rest".into())),
     }
 }
 

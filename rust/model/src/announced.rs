@@ -5,15 +5,15 @@ use polmrs_engine::source::{Meta, Source};
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-/// The tensors that a merge is going to write: planning needs no more.
-pub(super) struct Announced {
+/// The tensors that are going to be written: planning needs no more.
+pub(crate) struct Announced {
     label: String,
     tensors: Vec<Meta>,
     index: HashMap<String, usize>,
 }
 
 impl Announced {
-    pub(super) fn new(label: &str, tensors: Vec<Meta>) -> Announced {
+    pub(crate) fn new(label: &str, tensors: Vec<Meta>) -> Announced {
         let index = tensors.iter().enumerate().map(|(at, meta)| (meta.name.clone(), at)).collect();
         Announced { label: label.into(), tensors, index }
     }

@@ -1,14 +1,8 @@
 //! An input model: its checkpoint, what its config says, and how a card names it.
 
-mod announced;
-mod reference;
-#[cfg(feature = "hub")]
-mod remote;
-
-pub use reference::{Place, Reference};
-
 use crate::adapter::{Adapter, Applied, LoraConfig};
-use announced::Announced;
+use crate::announced::Announced;
+use crate::reference::{Place, Reference};
 use polmrs_core::{Ctl, Error, Result};
 use polmrs_engine::source::{CheckpointSource, Meta, Source};
 use polmrs_hub::{Repo, Settings, cache};
@@ -40,7 +34,7 @@ pub struct ModelFolder {
 }
 
 /// Weights that are not here yet.
-trait Pending: Send + Sync {
+pub(crate) trait Pending: Send + Sync {
     /// How many bytes there are to come.
     fn bytes(&self) -> u64;
     /// Brings them; reads work from then on.
@@ -75,13 +69,13 @@ impl ModelFolder {
         Ok(ModelFolder { source: Arc::new(applied), parts: Some((model.source, adapter)), ..model })
     }
 
-    /// Opens a folder that a merge has written; `label` is what messages call it.
-    pub(crate) fn at(path: &Path, label: &str) -> Result<ModelFolder> {
+    /// Opens a folder that was written here; `label` is what messages call it.
+    pub fn at(path: &Path, label: &str) -> Result<ModelFolder> {
         open_model(&Place::Path(path.into()), label)
     }
 
-    /// A model that a merge is going to write: all is known of it but its weights.
-    pub(crate) fn announced(name: &str, tensors: Vec<Meta>, config: Option<Json>) -> ModelFolder {
+    /// A model that is going to be written: all is known of it but its weights.
+    pub fn announced(name: &str, tensors: Vec<Meta>, config: Option<Json>) -> ModelFolder {
         let source = Arc::new(Announced::new(name, tensors));
         ModelFolder { folder: name.into(), source, config, parts: None, pending: Vec::new() }
     }
@@ -161,7 +155,7 @@ fn name(folder: &Path) -> String {
 }
 
 const ADAPTER_CONFIG: &str = "adapter_config.json";
-const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
+pub(crate) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 
 /// Opens a model without an adapter.
 fn open_model(place: &Place, label: &str) -> Result<ModelFolder> {
@@ -203,7 +197,7 @@ fn adapter_config(folder: &Path, label: &str) -> Result<Json> {
 
 /// Which weights of a folder are meant, or were found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Model,
     Adapter,
 }
@@ -269,7 +263,7 @@ fn on_hub(repo: &Repo, label: &str, wanted: Kind, settings: &Settings, missing: 
     if settings.offline {
         return Err(Error::NotFound(format!("{missing}; HF_HUB_OFFLINE forbids to ask the Hub")));
     }
-    let source = Arc::new(remote::RemoteSource::open(label, repo, settings, wanted)?);
+    let source = Arc::new(crate::remote::RemoteSource::open(label, repo, settings, wanted)?);
     let pending: Option<Arc<dyn Pending>> = Some(Arc::clone(&source) as Arc<dyn Pending>);
     Ok(Found { folder: source.folder(), kind: source.kind(), source, pending })
 }
@@ -286,7 +280,7 @@ fn read_json(path: &Path) -> Result<Option<Json>> {
 }
 
 /// A small text file, if it is there.
-pub(crate) fn read_text(path: &Path) -> Result<Option<String>> {
+pub fn read_text(path: &Path) -> Result<Option<String>> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

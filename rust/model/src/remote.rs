@@ -1,6 +1,6 @@
 //! A checkpoint on the Hub as a source: its headers are read at once, its weights are brought when the work begins.
 
-use super::{ADAPTER_WEIGHTS, Kind, Pending};
+use crate::folder::{ADAPTER_WEIGHTS, Kind, Pending};
 use polmrs_core::{Ctl, Error, Result};
 use polmrs_engine::source::{CheckpointSource, Meta, Source};
 use polmrs_hub::{Remote, Repo, Settings};
@@ -16,7 +16,7 @@ const SINGLE: &str = "model.safetensors";
 const BEGINNING: u64 = 1 << 17;
 
 /// Headers of a checkpoint, and later its weights.
-pub(super) struct RemoteSource {
+pub(crate) struct RemoteSource {
     label: String,
     remote: Remote,
     files: Vec<String>,
@@ -28,7 +28,7 @@ pub(super) struct RemoteSource {
 
 impl RemoteSource {
     /// Finds the checkpoint, brings the small files beside it into the cache and reads the headers.
-    pub(super) fn open(label: &str, repo: &Repo, settings: &Settings, wanted: Kind) -> Result<RemoteSource> {
+    pub(crate) fn open(label: &str, repo: &Repo, settings: &Settings, wanted: Kind) -> Result<RemoteSource> {
         let ctl = Ctl::new();
         let remote = Remote::resolve(settings, repo, &ctl)?;
         for name in remote.files().iter().filter(|name| is_sidecar(name)) {
@@ -49,12 +49,12 @@ impl RemoteSource {
     }
 
     /// Its folder in the cache.
-    pub(super) fn folder(&self) -> PathBuf {
+    pub(crate) fn folder(&self) -> PathBuf {
         self.remote.snapshot()
     }
 
     /// Whether what was found is an adapter.
-    pub(super) fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> Kind {
         if self.files == [ADAPTER_WEIGHTS] { Kind::Adapter } else { Kind::Model }
     }
 }
