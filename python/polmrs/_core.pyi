@@ -162,6 +162,9 @@ class rl:
 Weight = tuple[str, Any, int]
 """A weight's torch type, its elements as bits, and the length of a row."""
 
+Given = tuple[str, str, list[int], Any]
+"""A tensor's name, its torch type, its shape, and its elements as bits."""
+
 class quant:
     @staticmethod
     def pack(codes: Any, columns: int, width: int, out: Any) -> None: ...
@@ -209,6 +212,28 @@ class quant:
     def encode_nf4(weight: Weight, block: int, scales: Any, packed: Any) -> None: ...
     @staticmethod
     def decode_nf4(packed: Any, block: int, scales: Any, out: Any) -> None: ...
+    @staticmethod
+    def nest(scales: Any, codes: Any, nested: Any) -> float: ...
+    @staticmethod
+    def unnest(codes: Any, nested: Any, offset: float | None, scales: Any) -> None: ...
+    @staticmethod
+    def encode_int8(weight: Weight, scales: Any, packed: Any) -> None: ...
+    @staticmethod
+    def decode_int8(packed: Any, scales: Any, columns: int, out: Any) -> None: ...
+    @staticmethod
+    def to_format(
+        spec: Any,
+        shape: tuple[int, ...],
+        packed: Any,
+        scales: Any | None,
+        bytes: Any | None,
+        zeros: Any | None,
+        global_: float,
+    ) -> list[tuple[str, str, list[int], bytearray]]: ...
+    @staticmethod
+    def format_shape(format: str, tensors: Sequence[Given], bits: int | None) -> tuple[int, int]: ...
+    @staticmethod
+    def from_format(format: str, tensors: Sequence[Given], bits: int | None, out: Any) -> None: ...
 
 class data:
     class Writer:

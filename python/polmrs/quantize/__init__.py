@@ -14,10 +14,12 @@ True
 """
 
 from polmrs.quantize.codec import Codec, Encoded, decode, encode
+from polmrs.quantize.format import Format, from_format, to_format
 from polmrs.quantize.fp4 import MXFP4, NVFP4
 from polmrs.quantize.fp8 import FP8
 from polmrs.quantize.hqq import HQQ
 from polmrs.quantize.integer import Clip, Integer
+from polmrs.quantize.llm_int8 import LLMInt8
 from polmrs.quantize.nf4 import NF4
 from polmrs.quantize.packing import pack, unpack
 
@@ -30,9 +32,13 @@ __all__ = [
     "Clip",
     "Codec",
     "Encoded",
+    "Format",
     "Integer",
+    "LLMInt8",
     "decode",
     "encode",
+    "from_format",
     "pack",
+    "to_format",
     "unpack",
 ]

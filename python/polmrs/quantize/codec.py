@@ -54,16 +54,19 @@ class Encoded:
         shape: The weight's.
         packed: uint8. ``Integer``, ``HQQ``: ``[rows, 4 * ceil(columns * bits / 32)]``, a dense stream, the first code in
             the lowest bits. ``FP8``: the weight's shape. ``MXFP4``, ``NVFP4``: two codes a byte, the first low.
-            ``NF4``: ``[ceil(n / 2)]``, the first high.
-        scales: One for each group: float32; uint8 exponents (bias 127) for ``MXFP4``; uint8 E4M3 for ``NVFP4``.
+            ``NF4``: ``[ceil(n / 2)]``, the first high. ``LLMInt8``: the weight's shape, signed.
+        scales: One for each group: float32; uint8 exponents (bias 127) for ``MXFP4``; uint8 E4M3 for ``NVFP4``; uint8
+            codes for nested ``NF4``.
         zeros: Zero points: uint8 codes for ``Integer``, float32 for ``HQQ``.
-        global_scale: ``NVFP4``'s.
+        nested_scales: Nested ``NF4``: float32, one for each 256 scales.
+        global_scale: ``NVFP4``'s scale of the tensor; the mean of nested ``NF4`` scales.
     """
 
     codec: Codec
     packed: Array
     scales: Array
     zeros: Array | None = None
+    nested_scales: Array | None = None
     global_scale: float | None = None
     shape: tuple[int, ...] = ()
     _torch: bool = field(default=False, repr=False)
@@ -71,7 +74,8 @@ class Encoded:
     @property
     def nbytes(self) -> int:
         """Bytes of codes, scales and zero points."""
-        return sum(int(array.nbytes) for array in (self.packed, self.scales, self.zeros) if array is not None)
+        arrays = (self.packed, self.scales, self.zeros, self.nested_scales)
+        return sum(int(array.nbytes) for array in arrays if array is not None)
 
 
 def encode(weight: Array, codec: Codec) -> Encoded:
@@ -97,17 +101,21 @@ def encode(weight: Array, codec: Codec) -> Encoded:
     if not is_torch(weight):
         return made
     zeros = None if made.zeros is None else _tensor(made.zeros)
-    return replace(made, packed=_tensor(made.packed), scales=_tensor(made.scales), zeros=zeros, _torch=True)
+    nested = None if made.nested_scales is None else _tensor(made.nested_scales)
+    packed, scales = _tensor(made.packed), _tensor(made.scales)
+    return replace(made, packed=packed, scales=scales, zeros=zeros, nested_scales=nested, _torch=True)
 
 
 def decode(encoded: Encoded) -> Array:
     """What a quantized weight stands for: float32, of the weight's shape and kind."""
     zeros = None if encoded.zeros is None else _numpy("zeros", encoded.zeros)
+    nested = None if encoded.nested_scales is None else _numpy("nested_scales", encoded.nested_scales)
     arrays = replace(
         encoded,
         packed=_numpy("packed", encoded.packed),
         scales=_numpy("scales", encoded.scales),
         zeros=zeros,
+        nested_scales=nested,
     )
     out = np.empty(encoded.shape, np.float32)
     encoded.codec._decode(arrays, _columns(encoded.codec, encoded.shape), out)

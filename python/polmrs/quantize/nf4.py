@@ -15,10 +15,12 @@ from polmrs.quantize.codec import Codec, Encoded, Numbers, Weight
 class NF4(Codec):
     """16 quantiles of a normal distribution, scaled by each block's largest magnitude (QLoRA, arXiv:2305.14314).
 
-    ``block`` elements share a scale, counted through all rows; the last block may be shorter.
+    ``block`` elements share a scale, counted through all rows; the last block may be shorter. ``nested``: double
+    quantization, the scales in 8 bits too (section 3 there); each 256 of them share a float32.
     """
 
     block: int = 64
+    nested: bool = False
 
     def __post_init__(self) -> None:
         if self.block < 2 or self.block % 2:
@@ -29,7 +31,15 @@ class NF4(Codec):
         scales = np.empty(-(-size // self.block), np.float32)
         packed = np.empty(-(-size // 2), np.uint8)
         _core.quant.encode_nf4(weight.native, self.block, scales, packed)
-        return Encoded(codec=self, packed=packed, scales=scales)
+        if not self.nested:
+            return Encoded(codec=self, packed=packed, scales=scales)
+        codes, nested = np.empty(scales.size, np.uint8), np.empty(-(-scales.size // 256), np.float32)
+        mean = _core.quant.nest(scales, codes, nested)
+        return Encoded(codec=self, packed=packed, scales=codes, nested_scales=nested, global_scale=mean)
 
     def _decode(self, encoded: Encoded, columns: int, out: Numbers) -> None:
-        _core.quant.decode_nf4(encoded.packed, self.block, encoded.scales, out)
+        scales = encoded.scales
+        if self.nested:
+            scales = np.empty(encoded.scales.shape, np.float32)
+            _core.quant.unnest(encoded.scales, encoded.nested_scales, encoded.global_scale, scales)
+        _core.quant.decode_nf4(encoded.packed, self.block, scales, out)

@@ -1,45 +1,33 @@
 //! `polmrs._core.quant`: the codecs of `polmrs-quant` on whole matrices. Outputs are arrays that Python made.
 
-use crate::array::{Bits, read, write};
+use crate::array::{Any, Bits, read, write};
 use crate::call::quick;
 use crate::error::to_py;
 use polmrs_core::{Dtype, Error};
 use polmrs_quant::hqq::Hqq;
 use polmrs_quant::int::{Int, Span};
 use polmrs_quant::matrix::{self, Clip, Matrix};
-use polmrs_quant::{bits, fp4};
+use polmrs_quant::{bits, codebook, fp4};
 use pyo3::prelude::*;
-
-type Any<'py> = Bound<'py, PyAny>;
 
 /// Quantization codecs.
 #[pymodule]
 pub(crate) mod quant {
     #[pymodule_export]
+    use super::format::{format_shape, from_format, to_format};
+    #[pymodule_export]
     use super::{
-        decode_fp8, decode_int, decode_mxfp4, decode_nf4, decode_nvfp4, encode_fp8, encode_hqq, encode_int,
-        encode_mxfp4, encode_nf4, encode_nvfp4, pack, unpack,
+        decode_fp8, decode_int, decode_int8, decode_mxfp4, decode_nf4, decode_nvfp4, encode_fp8, encode_hqq,
+        encode_int, encode_int8, encode_mxfp4, encode_nf4, encode_nvfp4, nest, pack, unnest, unpack,
     };
 }
 
-/// The elements of a borrowed array; `read` and `write` admit only contiguous ones.
-macro_rules! slice {
-    ($array:expr) => {
-        $array.as_slice().unwrap_or_default()
-    };
-}
-
-/// The elements of an exclusively borrowed array.
-macro_rules! slice_mut {
-    ($array:expr) => {
-        $array.as_slice_mut().unwrap_or_default()
-    };
-}
+mod format;
 
 /// A weight matrix: its element type's torch name, its elements as bits, and the length of a row.
 type Weight<'py> = (String, Any<'py>, usize);
 
-fn float_type(py: Python<'_>, name: &str) -> PyResult<Dtype> {
+pub(crate) fn float_type(py: Python<'_>, name: &str) -> PyResult<Dtype> {
     Dtype::from_torch_name(name)
         .filter(|dtype| dtype.is_float())
         .ok_or_else(|| to_py(py, &Error::Array(format!("dtype: '{name}' is not a floating-point type"))))
@@ -224,4 +212,39 @@ fn decode_nf4(py: Python<'_>, packed: &Any<'_>, block: usize, scales: &Any<'_>, 
         (read::<u8>("packed", packed)?, read::<f32>("scales", scales)?, write::<f32>("out", out)?);
     let (packed, scales, out) = (slice!(packed), slice!(scales), slice_mut!(out));
     quick(py, || matrix::nf4_back(packed, block, scales, out))
+}
+
+#[pyfunction]
+fn encode_int8(weight: Weight<'_>, scales: &Any<'_>, packed: &Any<'_>) -> PyResult<()> {
+    let (mut scales, mut packed) = (write::<f32>("scales", scales)?, write::<u8>("packed", packed)?);
+    let (scales, packed) = (slice_mut!(scales), slice_mut!(packed));
+    on(&weight, |matrix| matrix.int8(scales, packed))
+}
+
+#[pyfunction]
+fn decode_int8(py: Python<'_>, packed: &Any<'_>, scales: &Any<'_>, columns: usize, out: &Any<'_>) -> PyResult<()> {
+    let (packed, scales, mut out) =
+        (read::<u8>("packed", packed)?, read::<f32>("scales", scales)?, write::<f32>("out", out)?);
+    let (packed, scales, out) = (slice!(packed), slice!(scales), slice_mut!(out));
+    quick(py, || matrix::int8_back(packed, scales, columns, out))
+}
+
+/// Fills `codes` and `nested`; gives the mean.
+#[pyfunction]
+fn nest(scales: &Any<'_>, codes: &Any<'_>, nested: &Any<'_>) -> PyResult<f32> {
+    let (scales, mut codes, mut out) =
+        (read::<f32>("scales", scales)?, write::<u8>("codes", codes)?, write::<f32>("nested", nested)?);
+    let made = codebook::nest(slice!(scales));
+    slice_mut!(codes).copy_from_slice(&made.codes);
+    slice_mut!(out).copy_from_slice(&made.scales);
+    Ok(made.offset)
+}
+
+#[pyfunction]
+fn unnest(codes: &Any<'_>, nested: &Any<'_>, offset: f32, scales: &Any<'_>) -> PyResult<()> {
+    let (codes, nested, mut out) =
+        (read::<u8>("codes", codes)?, read::<f32>("nested", nested)?, write::<f32>("scales", scales)?);
+    let nested = codebook::Nested { codes: slice!(codes).to_vec(), scales: slice!(nested).to_vec(), offset };
+    slice_mut!(out).copy_from_slice(&codebook::unnest(&nested));
+    Ok(())
 }

@@ -121,7 +121,12 @@ pub const NESTED_BLOCK: usize = 256;
 
 /// Double quantization (arXiv:2305.14314, section 3): the scales of NF4 blocks, their mean taken off, in 8 bits.
 pub fn nest(scales: &[f32]) -> Nested {
-    let offset = (scales.iter().map(|scale| f64::from(*scale)).sum::<f64>() / scales.len().max(1) as f64) as f32;
+    let sum: f64 = scales.iter().map(|scale| f64::from(*scale)).sum();
+    nest_around(scales, (sum / scales.len().max(1) as f64) as f32)
+}
+
+/// The same for whole blocks of [`NESTED_BLOCK`] scales of a tensor, whose mean is known.
+pub fn nest_around(scales: &[f32], offset: f32) -> Nested {
     let centred: Vec<f32> = scales.iter().map(|scale| scale - offset).collect();
     let bounds: Vec<f32> = dynamic_map().windows(2).map(|pair| (pair[0] + pair[1]) / 2.0).collect();
     let (mut codes, mut nested) = (Vec::with_capacity(scales.len()), Vec::new());

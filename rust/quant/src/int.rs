@@ -191,23 +191,40 @@ simd! {
     }
 }
 
-/// LLM.int8()'s rows (arXiv:2208.07339): `q = round(x * 127 / max|x|)`, signed; gives `max|x|`.
+/// LLM.int8()'s rows (arXiv:2208.07339): `q = round(x * 127 / max|x|)`, a signed byte; gives `max|x|`.
 ///
 /// The factor is computed first and multiplied, as bitsandbytes does. A row of zeros has codes 0.
 ///
 /// # Panics
 /// If there are not as many codes as elements.
-pub fn encode_int8_row(x: &[f32], codes: &mut [i8]) -> f32 {
+pub fn encode_int8_row(x: &[f32], codes: &mut [u8]) -> f32 {
     assert_eq!(x.len(), codes.len());
     let largest = absmax(x);
     encode_row(x, if largest == 0.0 { 0.0 } else { 127.0 / largest }, codes);
     largest
 }
 
+/// What [`encode_int8_row`]'s codes stand for: `q * (largest / 127)`, the quotient as a product, as bitsandbytes has it.
+///
+/// # Panics
+/// As there.
+pub fn decode_int8_row(codes: &[u8], largest: f32, x: &mut [f32]) {
+    assert_eq!(x.len(), codes.len());
+    decode_row(codes, largest * (1.0 / 127.0), x);
+}
+
 simd! {
-    fn encode_row(x: &[f32], factor: f32, codes: &mut [i8]) {
+    fn encode_row(x: &[f32], factor: f32, codes: &mut [u8]) {
         for (x, code) in x.iter().zip(codes) {
-            *code = (x * factor + ROUND).to_bits() as u8 as i8;
+            *code = (x * factor + ROUND).to_bits() as u8;
+        }
+    }
+}
+
+simd! {
+    fn decode_row(codes: &[u8], scale: f32, x: &mut [f32]) {
+        for (code, x) in codes.iter().zip(x) {
+            *x = f32::from(*code as i8) * scale;
         }
     }
 }
@@ -315,9 +332,11 @@ mod tests {
 
     #[test]
     fn int8_rows_are_signed_and_reach_127() {
-        let mut codes = [0; 4];
+        let (mut codes, mut back) = ([0; 4], [0.0; 4]);
         assert_eq!(encode_int8_row(&[-2.0, 1.0, 0.0, 0.3], &mut codes), 2.0);
-        assert_eq!(codes, [-127, 64, 0, 19]); // 63.5 is a tie, to the even 64
+        assert_eq!(codes.map(|code| code as i8), [-127, 64, 0, 19]); // 63.5 is a tie, to the even 64
+        decode_int8_row(&codes, 2.0, &mut back);
+        assert_eq!(back, [-127.0, 64.0, 0.0, 19.0].map(|code| code * (2.0 * (1.0 / 127.0))));
         assert_eq!(encode_int8_row(&[0.0; 4], &mut codes), 0.0);
         assert_eq!(codes, [0; 4]);
     }

@@ -9,6 +9,7 @@
 //! | [`fp4`] | E2M1 elements: MXFP4 and NVFP4 |
 //! | [`codebook`] | nearest entries of a sorted table: NF4, and the 8-bit dynamic map of double quantization |
 //! | [`matrix`] | all of them on whole matrices, on all threads |
+//! | [`format`] | which tensors a checkpoint of each file format holds for them
 //!
 //! A *group* is what shares a scale: a whole tensor, a row (channel), or equal pieces of a row. Every function works on
 //! whole groups that lie one after the other; each group by itself, so the result does not depend on how they are cut
@@ -16,6 +17,7 @@
 
 pub mod bits;
 pub mod codebook;
+pub mod format;
 pub mod fp4;
 pub mod fp8;
 mod group;

@@ -7,7 +7,7 @@
 
 use crate::codebook::{self, NF4};
 use crate::hqq::{self, Hqq, Real};
-use crate::int::{Grid, Int};
+use crate::int::{self, Grid, Int};
 use crate::{bits, fp4, fp8, group};
 use polmrs_core::{Dtype, Error, Result, dtype, pool};
 use rayon::prelude::*;
@@ -143,6 +143,12 @@ impl<'a> Matrix<'a> {
         })
     }
 
+    /// LLM.int8(): for each row its largest magnitude, and signed bytes.
+    pub fn int8(&self, scales: &mut [f32], bytes: &mut [u8]) -> Result<()> {
+        let outs = (scales, bytes.par_chunks_exact_mut(self.columns)).into_par_iter();
+        self.each(outs, |buffers, (scale, bytes)| *scale = int::encode_int8_row(&buffers.row, bytes))
+    }
+
     /// MXFP4: for each row, an exponent for each 32 elements, and packed codes, the first in the low half.
     pub fn mxfp4(&self, exponents: &mut [u8], packed: &mut [u8]) -> Result<()> {
         let outs = (
@@ -239,6 +245,12 @@ pub fn int_back(
 pub fn fp8_back(bytes: &[u8], group: usize, scales: &[f32], columns: usize, out: &mut [f32]) -> Result<()> {
     let ins = (bytes.par_chunks_exact(columns), scales.par_chunks_exact(columns / group)).into_par_iter();
     into_rows(out, columns, ins, |_, (bytes, scales), row| fp8::decode(bytes, group, scales, row))
+}
+
+/// What LLM.int8() rows stand for.
+pub fn int8_back(bytes: &[u8], scales: &[f32], columns: usize, out: &mut [f32]) -> Result<()> {
+    let ins = (bytes.par_chunks_exact(columns), scales).into_par_iter();
+    into_rows(out, columns, ins, |_, (bytes, scale), row| int::decode_int8_row(bytes, *scale, row))
 }
 
 /// What MXFP4 stands for.

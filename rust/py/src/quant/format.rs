@@ -1,0 +1,141 @@
+//! Layouts of file formats, on whole matrices in memory.
+
+use crate::array::{Any, Bits, read, write};
+use crate::call::quick;
+use crate::error::to_py;
+use crate::quant::float_type;
+use polmrs_core::{Dtype, Error};
+use polmrs_quant::format::{Coding, Format, Group, Held, Layout, Rows, Stored};
+use pyo3::prelude::*;
+use pyo3::types::PyByteArray;
+
+/// A layout as Python names it.
+#[derive(FromPyObject)]
+pub(super) struct Spec {
+    format: String,
+    /// `int`, `fp8`, `mxfp4`, `nvfp4`, `nf4` or `int8`.
+    kind: String,
+    bits: u32,
+    symmetric: bool,
+    /// So many elements; 0 for a channel, -1 for the tensor.
+    group: isize,
+    nested: bool,
+    dtype: String,
+    activations: bool,
+}
+
+impl Spec {
+    fn layout(&self, py: Python<'_>) -> PyResult<Layout> {
+        let group = match self.group {
+            0 => Group::Channel,
+            size => usize::try_from(size).map_or(Group::Tensor, Group::Size),
+        };
+        let coding = match self.kind.as_str() {
+            "int" => Coding::Int { bits: self.bits, symmetric: self.symmetric, group },
+            "fp8" => Coding::Fp8 { group },
+            "mxfp4" => Coding::Mxfp4,
+            "nvfp4" => Coding::Nvfp4,
+            "nf4" => Coding::Nf4 { block: self.group.unsigned_abs(), nested: self.nested },
+            _ => Coding::Int8,
+        };
+        let format = Format::from_name(&self.format).map_err(|error| to_py(py, &error))?;
+        Ok(Layout { format, coding, dtype: float_type(py, &self.dtype)?, activations: self.activations })
+    }
+}
+
+/// A tensor's suffix, its type's torch name, its shape and its bytes.
+type Given<'py> = (String, String, Vec<u64>, Any<'py>);
+
+/// Codes and scales (as `Rows` has them) in a layout: suffix, type, shape and bytes of each tensor.
+#[pyfunction]
+pub(super) fn to_format<'py>(
+    py: Python<'py>,
+    spec: Spec,
+    (rows, columns): (usize, usize),
+    packed: &Any<'py>,
+    scales: Option<&Any<'py>>,
+    bytes: Option<&Any<'py>>,
+    zeros: Option<&Any<'py>>,
+    global: f32,
+) -> PyResult<Vec<(&'static str, &'static str, Vec<u64>, Bound<'py, PyByteArray>)>> {
+    let layout = spec.layout(py)?;
+    let u8s = |name, array: Option<&Any<'py>>| match array {
+        Some(array) => Ok::<_, PyErr>(slice!(read::<u8>(name, array)?).to_vec()),
+        None => Ok(Vec::new()),
+    };
+    let scales = match scales {
+        Some(scales) => slice!(read::<f32>("scales", scales)?).to_vec(),
+        None => Vec::new(),
+    };
+    let packed = u8s("packed", Some(packed))?;
+    let block = Rows { packed, scales, bytes: u8s("bytes", bytes)?, zeros: u8s("zeros", zeros)?, global };
+    let written = quick(py, || layout.write_all(&block, rows, columns))?;
+    let entry = |(tensor, bytes): (polmrs_quant::format::Tensor, Vec<u8>)| {
+        (tensor.suffix, tensor.dtype.torch_name(), tensor.shape, PyByteArray::new(py, &bytes))
+    };
+    Ok(written.into_iter().map(entry).collect())
+}
+
+/// The tensors that Python gave, with their bytes borrowed.
+struct Borrowed<'py> {
+    tensors: Vec<(String, Dtype, Vec<u64>, Bits<'py>)>,
+}
+
+impl<'py> Borrowed<'py> {
+    fn new(py: Python<'py>, given: Vec<Given<'py>>) -> PyResult<Borrowed<'py>> {
+        let borrow = |(suffix, dtype, shape, array): Given<'py>| {
+            let Some(dtype) = Dtype::from_torch_name(&dtype) else {
+                let message = format!("{suffix}: '{dtype}' is no type that a checkpoint holds");
+                return Err(to_py(py, &Error::Array(message)));
+            };
+            let bits = Bits::borrow(&suffix, &array, dtype.size())?;
+            Ok((suffix, dtype, shape, bits))
+        };
+        Ok(Borrowed { tensors: given.into_iter().map(borrow).collect::<PyResult<_>>()? })
+    }
+
+    fn bytes(&self, suffix: &str) -> polmrs_core::Result<Vec<u8>> {
+        let found = self.tensors.iter().find(|(name, ..)| name == suffix);
+        found.map(|(.., bits)| bits.bytes().to_vec()).ok_or_else(|| Error::Checkpoint(format!("{suffix}: not there")))
+    }
+
+    fn stored(&self, format: &str, bits: Option<u32>) -> polmrs_core::Result<Stored> {
+        let tensors = self.tensors.iter().map(|(name, dtype, shape, _)| (name.as_str(), *dtype, &shape[..])).collect();
+        Held { tensors, bytes: &|suffix| self.bytes(suffix) }.recognise(Format::from_name(format)?, bits)
+    }
+}
+
+/// Rows and columns of the weight that tensors stand for.
+#[pyfunction]
+pub(super) fn format_shape<'py>(
+    py: Python<'py>,
+    format: &str,
+    tensors: Vec<Given<'py>>,
+    bits: Option<u32>,
+) -> PyResult<(usize, usize)> {
+    let stored = Borrowed::new(py, tensors)?.stored(format, bits).map_err(|error| to_py(py, &error))?;
+    Ok((stored.rows, stored.columns))
+}
+
+/// What tensors stand for.
+#[pyfunction]
+pub(super) fn from_format<'py>(
+    py: Python<'py>,
+    format: &str,
+    tensors: Vec<Given<'py>>,
+    bits: Option<u32>,
+    out: &Any<'py>,
+) -> PyResult<()> {
+    let borrowed = Borrowed::new(py, tensors)?;
+    let mut out = write::<f32>("out", out)?;
+    let out = slice_mut!(out);
+    let stored = borrowed.stored(format, bits).map_err(|error| to_py(py, &error))?;
+    let parts = stored.layout.tensors(stored.rows, stored.columns).and_then(|tensors| {
+        tensors.iter().map(|tensor| borrowed.bytes(tensor.suffix)).collect::<polmrs_core::Result<Vec<_>>>()
+    });
+    let parts = parts.map_err(|error| to_py(py, &error))?;
+    quick(py, || {
+        let rows = stored.layout.read(&parts, stored.rows, stored.columns)?;
+        stored.layout.coding.decode(&rows, stored.columns, out)
+    })
+}

@@ -1,0 +1,160 @@
+//! AWQ, the GEMM layout: what AutoAWQ began; transformers loads it through gptqmodel.
+//!
+//! | tensor of a module | holds |
+//! |---|---|
+//! | `qweight` i32 `[in, out / 8]` | 4-bit codes of eight outputs a word |
+//! | `qzeros` i32 `[groups, out / 8]` | zero points, in the same way |
+//! | `scales` `[groups, out]` | f16 |
+//!
+//! `w = (q - z) s`. Nibble `i` of a word belongs to output `8 j + ORDER[i]`. Everything is transposed, so a block of eight
+//! rows is a column of words. Symmetric grids are stored with their zero point of 8.
+
+use super::words::turned;
+use super::{Coding, Format, Group, Held, Layout, Part, Rows, Stored, Tensor, narrow, widen};
+use polmrs_core::{Dtype, Error, Result, simd};
+use serde_json::{Value, json};
+
+pub(super) const CODINGS: &str = "awq holds int4 in channels or groups";
+
+/// The output, of eight, whose code is nibble `i` of a word.
+const ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
+
+/// Stripes worked on at once, so that whole cache lines are written.
+const STRIPES: usize = 16;
+
+pub(super) fn tensors(layout: &Layout, rows: usize, columns: usize) -> Result<Vec<Tensor>> {
+    let Coding::Int { bits: 4, group: Group::Channel | Group::Size(_), .. } = layout.coding else {
+        return Err(layout.unsupported());
+    };
+    if !rows.is_multiple_of(8) || !columns.is_multiple_of(8) {
+        return Err(Error::Config(format!(
+            "awq: [{rows}, {columns}]: awq files hold multiples of 8 inputs and outputs"
+        )));
+    }
+    let groups = columns / layout.coding.group(columns);
+    let eighths = Part::Columns { rows: 8, columns: 1 };
+    Ok(vec![
+        Tensor::new("qweight", Dtype::I32, &[columns, rows / 8], eighths),
+        Tensor::new("qzeros", Dtype::I32, &[groups, rows / 8], eighths),
+        Tensor::new("scales", layout.dtype, &[groups, rows], Part::Columns { rows: 1, columns: 1 }),
+    ])
+}
+
+pub(super) fn write(layout: &Layout, block: &Rows, columns: usize, parts: &mut [Vec<u8>]) {
+    let groups = columns / layout.coding.group(columns);
+    let count = block.scales.len() / groups;
+    parts[0].resize(block.packed.len(), 0);
+    to_stripes(block.packed.as_chunks::<4>().0, columns / 8, parts[0].as_chunks_mut::<4>().0);
+    parts[1] = match layout.coding {
+        Coding::Int { symmetric: false, .. } => pack_zeros(&block.zeros, count, groups),
+        _ => vec![0x88; count * groups / 2],
+    };
+    parts[2] = narrow(layout.dtype, &turned(&block.scales, count));
+}
+
+pub(super) fn read(layout: &Layout, parts: &[Vec<u8>], count: usize, columns: usize) -> Rows {
+    let groups = columns / layout.coding.group(columns);
+    let mut packed = vec![0; parts[0].len()];
+    from_stripes(parts[0].as_chunks::<4>().0, columns / 8, packed.as_chunks_mut::<4>().0);
+    Rows {
+        packed,
+        scales: turned(&widen(layout.dtype, &parts[2]), groups),
+        zeros: unpack_zeros(&parts[1], count, groups),
+        ..Rows::default()
+    }
+}
+
+/// Zero points `[count, groups]` to words `[groups, count / 8]`.
+fn pack_zeros(zeros: &[u8], count: usize, groups: usize) -> Vec<u8> {
+    let word = |at: usize| {
+        let (group, stripe) = (at / (count / 8), at % (count / 8));
+        let zero = |nibble: usize| u32::from(zeros[(8 * stripe + ORDER[nibble]) * groups + group]);
+        (0..8).fold(0, |word, nibble| word | zero(nibble) << (4 * nibble))
+    };
+    (0..groups * count / 8).flat_map(|at| word(at).to_le_bytes()).collect()
+}
+
+fn unpack_zeros(words: &[u8], count: usize, groups: usize) -> Vec<u8> {
+    let mut zeros = vec![0; count * groups];
+    for (at, word) in words.as_chunks::<4>().0.iter().enumerate() {
+        let (group, stripe) = (at / (count / 8), at % (count / 8));
+        for (nibble, output) in ORDER.iter().enumerate() {
+            zeros[(8 * stripe + output) * groups + group] = (u32::from_le_bytes(*word) >> (4 * nibble)) as u8 & 15;
+        }
+    }
+    zeros
+}
+
+/// The 8 x 8 matrix of nibbles in eight words, transposed.
+#[inline(always)]
+fn turn_nibbles(words: &mut [u32; 8]) {
+    for (step, mask) in [(4, 0x0000_ffff_u32), (2, 0x00ff_00ff), (1, 0x0f0f_0f0f)] {
+        for at in (0..8).filter(|at| at & step == 0) {
+            let (low, high) = (words[at], words[at + step]);
+            let shift = 4 * step;
+            words[at] = (low & mask) | (high & mask) << shift;
+            words[at + step] = (low >> shift) & mask | high & !mask;
+        }
+    }
+}
+
+simd! {
+    /// Rows of `width` words to columns: word `[8 w + c, j]` has column `8 w + c` of rows `8 j ..`.
+    fn to_stripes(rows: &[[u8; 4]], width: usize, stripes: &mut [[u8; 4]]) {
+        let count = rows.len() / width / 8;
+        for first in (0..count).step_by(STRIPES) {
+            for at in 0..width {
+                for stripe in first..count.min(first + STRIPES) {
+                    let mut words: [u32; 8] =
+                        std::array::from_fn(|i| u32::from_le_bytes(rows[(8 * stripe + ORDER[i]) * width + at]));
+                    turn_nibbles(&mut words);
+                    for (column, word) in words.iter().enumerate() {
+                        stripes[(8 * at + column) * count + stripe] = word.to_le_bytes();
+                    }
+                }
+            }
+        }
+    }
+}
+
+simd! {
+    /// What [`to_stripes`] did, undone.
+    fn from_stripes(stripes: &[[u8; 4]], width: usize, rows: &mut [[u8; 4]]) {
+        let count = rows.len() / width / 8;
+        for first in (0..count).step_by(STRIPES) {
+            for at in 0..width {
+                for stripe in first..count.min(first + STRIPES) {
+                    let mut words: [u32; 8] =
+                        std::array::from_fn(|column| u32::from_le_bytes(stripes[(8 * at + column) * count + stripe]));
+                    turn_nibbles(&mut words);
+                    for (i, word) in words.iter().enumerate() {
+                        rows[(8 * stripe + ORDER[i]) * width + at] = word.to_le_bytes();
+                    }
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn config(layouts: &[(Layout, Vec<String>)], ignore: &[String]) -> Value {
+    let size = match layouts[0].0.coding {
+        Coding::Int { group: Group::Size(size), .. } => size as i64,
+        _ => -1,
+    };
+    json!({
+        "quant_method": "awq",
+        "bits": 4,
+        "group_size": size,
+        "zero_point": true,
+        "version": "gemm",
+        "modules_to_not_convert": ignore,
+    })
+}
+
+pub(super) fn recognise(held: &Held<'_>) -> Result<Stored> {
+    let (columns, eighths, groups) = (held.axis("qweight", 0)?, held.axis("qweight", 1)?, held.axis("scales", 0)?);
+    let dtype = held.find("scales").map_or(Dtype::F16, |(dtype, _)| dtype);
+    let group = if groups == 1 { Group::Channel } else { Group::Size(columns / groups) };
+    let coding = Coding::Int { bits: 4, symmetric: false, group };
+    Ok(Stored { layout: Layout { format: Format::Awq, coding, dtype, activations: false }, rows: 8 * eighths, columns })
+}

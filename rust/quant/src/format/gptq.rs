@@ -1,0 +1,133 @@
+//! GPTQ: what AutoGPTQ began and gptqmodel writes.
+//!
+//! | tensor of a module | holds |
+//! |---|---|
+//! | `qweight` i32 `[in b / 32, out]` | codes, packed along the input |
+//! | `qzeros` i32 `[groups, out b / 32]` | zero points, packed along the output: as they are in `gptq_v2`, less one in `gptq` |
+//! | `scales` `[groups, out]` | f16 |
+//! | `g_idx` i32 `[in]` | the group of each input |
+//!
+//! `w = (q - z) s`. Everything is transposed, so a block of rows is a stripe of columns; `qweight` is the transpose of rows
+//! packed as words. In `gptq` a zero point of 0 is stored as the top code, and readers that add one to whole words let it
+//! carry into its neighbour: grids with zero points are written as `gptq_v2` only. A file with another `g_idx`
+//! (`desc_act`) puts neighbouring columns into different groups; [`read`] refuses it.
+
+use super::words::{pack_down, turn, turned, unpack_down};
+use super::{Coding, Format, Group, Held, Layout, Part, Rows, Stored, Tensor, narrow, widen};
+use polmrs_core::{Dtype, Error, Result};
+use serde_json::{Map, Value, json};
+
+pub(super) const CODINGS: &str = "gptq and gptq_v2 hold int2, int3, int4 and int8 in channels or groups, symmetric; \
+     gptq_v2 also with zero points";
+
+pub(super) fn tensors(layout: &Layout, rows: usize, columns: usize) -> Result<Vec<Tensor>> {
+    let Coding::Int { bits: bits @ (2 | 3 | 4 | 8), group: Group::Channel | Group::Size(_), .. } = layout.coding else {
+        return Err(layout.unsupported());
+    };
+    if !rows.is_multiple_of(32) || !columns.is_multiple_of(32) {
+        let rule = "gptq files hold multiples of 32 inputs and outputs";
+        return Err(Error::Config(format!("{}: [{rows}, {columns}]: {rule}", layout.format.name())));
+    }
+    let (bits, groups) = (bits as usize, columns / layout.coding.group(columns));
+    let column =
+        |suffix, dtype, lines| Tensor::new(suffix, dtype, &[lines, rows], Part::Columns { rows: 1, columns: 1 });
+    let zeros = Part::Columns { rows: 32, columns: bits };
+    Ok(vec![
+        column("qweight", Dtype::I32, columns * bits / 32),
+        Tensor::new("qzeros", Dtype::I32, &[groups, rows * bits / 32], zeros),
+        column("scales", layout.dtype, groups),
+        Tensor::new("g_idx", Dtype::I32, &[columns], Part::Whole),
+    ])
+}
+
+pub(super) fn write(layout: &Layout, block: &Rows, columns: usize, parts: &mut [Vec<u8>]) {
+    let (bits, groups) = (layout.coding.bits() as usize, columns / layout.coding.group(columns));
+    let count = block.scales.len() / groups;
+    let less = u8::from(layout.format == Format::Gptq);
+    let zeros: Vec<u8> = match layout.coding {
+        Coding::Int { symmetric: false, .. } => block.zeros.iter().map(|zero| zero.wrapping_sub(less)).collect(),
+        _ => vec![(1 << (bits - 1)) - less; block.scales.len()],
+    };
+    parts[0] = turn::<4>(&block.packed, count);
+    parts[1] = pack_down(bits, &zeros, groups);
+    parts[2] = narrow(layout.dtype, &turned(&block.scales, count));
+}
+
+pub(super) fn whole(layout: &Layout, columns: usize) -> Vec<u8> {
+    let group = layout.coding.group(columns);
+    (0..columns).flat_map(|column| ((column / group) as i32).to_le_bytes()).collect()
+}
+
+pub(super) fn read(layout: &Layout, parts: &[Vec<u8>], count: usize, columns: usize) -> Result<Rows> {
+    let (bits, groups) = (layout.coding.bits() as usize, columns / layout.coding.group(columns));
+    if parts[3] != whole(layout, columns) {
+        let rule = "columns out of order (desc_act) are not read";
+        return Err(Error::Checkpoint(format!("g_idx: not column / {}; {rule}", layout.coding.group(columns))));
+    }
+    let mut zeros = unpack_down(bits, &parts[1], groups, count);
+    if layout.format == Format::Gptq {
+        let top = 0xff >> (8 - bits);
+        zeros.iter_mut().for_each(|zero| *zero = zero.wrapping_add(1) & top);
+    }
+    Ok(Rows {
+        packed: turn::<4>(&parts[0], columns * bits / 32),
+        scales: turned(&widen(layout.dtype, &parts[2]), groups),
+        zeros,
+        ..Rows::default()
+    })
+}
+
+/// Also the content of `quantize_config.json`.
+pub(super) fn config(layouts: &[(Layout, Vec<String>)], ignore: &[String]) -> Value {
+    let own = |layout: &Layout| {
+        let (size, symmetric) = match layout.coding {
+            Coding::Int { group: Group::Size(size), symmetric, .. } => (size as i64, symmetric),
+            Coding::Int { symmetric, .. } => (-1, symmetric),
+            _ => (-1, true),
+        };
+        (layout.coding.bits(), size, symmetric)
+    };
+    let mut dynamic: Map<String, Value> = Map::new();
+    for (layout, targets) in &layouts[1..] {
+        let (bits, group_size, sym) = own(layout);
+        let rule = json!({ "bits": bits, "group_size": group_size, "sym": sym });
+        dynamic.extend(targets.iter().map(|target| (format!("+:{}", pattern(target)), rule.clone())));
+    }
+    // The head stays as it is by default (`lm_head`).
+    let kept = ignore.iter().filter(|name| *name != "lm_head");
+    dynamic.extend(kept.map(|name| (format!("-:{}", pattern(name)), json!({}))));
+    let (bits, group_size, sym) = own(&layouts[0].0);
+    let mut config = json!({
+        "quant_method": "gptq",
+        "bits": bits,
+        "group_size": group_size,
+        "desc_act": false,
+        "sym": sym,
+        "lm_head": false,
+        "checkpoint_format": layouts[0].0.format.name(),
+        "pack_dtype": "int32",
+    });
+    if !dynamic.is_empty() {
+        config["dynamic"] = Value::Object(dynamic);
+    }
+    config
+}
+
+/// The regular expression of a target: gptqmodel matches one from the start of a module's name.
+fn pattern(target: &str) -> String {
+    match target.strip_prefix("re:") {
+        Some(pattern) => pattern.to_owned(),
+        None => format!("{}$", target.replace('.', r"\.")),
+    }
+}
+
+pub(super) fn recognise(held: &Held<'_>, format: Format) -> Result<Stored> {
+    let (words, rows, groups) = (held.axis("qweight", 0)?, held.axis("qweight", 1)?, held.axis("scales", 0)?);
+    let columns = held.axis("g_idx", 0)?;
+    let dtype = held.find("scales").map_or(Dtype::F16, |(dtype, _)| dtype);
+    let group = if groups == 1 { Group::Channel } else { Group::Size(columns / groups) };
+    let bits = (words * 32 / columns) as u32;
+    // Which grids are symmetric does not show, and zero points are there for all.
+    let coding = Coding::Int { bits, symmetric: false, group };
+    Ok(Stored { layout: Layout { format, coding, dtype, activations: false }, rows, columns })
+}

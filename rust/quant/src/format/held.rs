@@ -1,0 +1,66 @@
+//! From the tensors that a checkpoint holds for a module to the layout that they are in.
+
+use super::{Format, Layout, Part, awq, bnb, compressed_tensors, gptq};
+use polmrs_core::{Dtype, Error, Result};
+
+/// The tensors of one module: suffix, type and shape, and the bytes of the small ones.
+pub struct Held<'a> {
+    /// Suffix, type, shape.
+    pub tensors: Vec<(&'a str, Dtype, &'a [u64])>,
+    /// The bytes of a tensor, by its suffix. Asked only for `weight_shape` and bitsandbytes' state.
+    pub bytes: &'a dyn Fn(&str) -> Result<Vec<u8>>,
+}
+
+/// A weight that is stored in a layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// How.
+    pub layout: Layout,
+    /// The weight's rows.
+    pub rows: usize,
+    /// The weight's columns.
+    pub columns: usize,
+}
+
+impl Held<'_> {
+    /// Type and shape of a tensor.
+    pub(super) fn find(&self, suffix: &str) -> Option<(Dtype, &[u64])> {
+        self.tensors.iter().find(|(name, ..)| *name == suffix).map(|(_, dtype, shape)| (*dtype, *shape))
+    }
+
+    /// An axis of a tensor that has to be there.
+    pub(super) fn axis(&self, suffix: &str, at: usize) -> Result<usize> {
+        let (_, shape) = self.find(suffix).ok_or_else(|| Error::Checkpoint(format!("{suffix}: not there")))?;
+        match shape.get(at) {
+            Some(size) if (1..1 << 40).contains(size) => Ok(*size as usize),
+            _ => Err(Error::Checkpoint(format!("{suffix}: shape {shape:?} has no axis {at}, or an empty one"))),
+        }
+    }
+
+    /// The layout of these tensors. `bits` decides where short rows leave it open.
+    ///
+    /// # Errors
+    /// A tensor is missing, or has another type or shape than the format gives it.
+    pub fn recognise(&self, format: Format, bits: Option<u32>) -> Result<Stored> {
+        let stored = match format {
+            Format::CompressedTensors => compressed_tensors::recognise(self, bits),
+            Format::Gptq | Format::GptqV2 => gptq::recognise(self, format),
+            Format::Awq => awq::recognise(self),
+            Format::Bnb => bnb::recognise(self),
+        }?;
+        for tensor in stored.layout.tensors(stored.rows, stored.columns)? {
+            let Some((dtype, shape)) = self.find(tensor.suffix) else {
+                return Err(Error::Checkpoint(format!("{}: not there", tensor.suffix)));
+            };
+            // What is written once may be a scalar; the state's length is the writer's own.
+            let size: u64 = shape.iter().product();
+            let free = tensor.part == Part::Whole && size == tensor.shape.iter().product::<u64>();
+            if dtype != tensor.dtype || !(free || shape == tensor.shape || tensor.suffix == bnb::STATE) {
+                let (name, wanted) = (dtype.name(), tensor.dtype.name());
+                let rule = format!("{} of {:?} is expected", wanted, tensor.shape);
+                return Err(Error::Checkpoint(format!("{}: {name} of {shape:?}, where {rule}", tensor.suffix)));
+            }
+        }
+        Ok(stored)
+    }
+}

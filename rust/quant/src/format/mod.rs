@@ -1,0 +1,224 @@
+//! Layouts: which tensors a checkpoint of each format holds for one quantized weight, byte for byte, and back.
+//!
+//! | module | format | loaded by |
+//! |---|---|---|
+//! | [`compressed_tensors`] | `pack-quantized`, `int-quantized`, `float-quantized`, `nvfp4-pack-quantized`, `mxfp4-pack-quantized` | transformers, vLLM |
+//! | [`gptq`] | `gptq`, `gptq_v2` | gptqmodel, transformers, vLLM |
+//! | [`awq`] | `awq` (GEMM) | gptqmodel, transformers, vLLM |
+//! | [`bnb`] | NF4, LLM.int8() | bitsandbytes, transformers |
+//!
+//! Nothing here reads or writes files. A weight `[rows, columns]` goes through in blocks of whole rows: the codecs make
+//! [`Rows`] of a block, [`Layout::write`] makes each tensor's [`Part`] of it, and [`Tensor::runs`] says which bytes of the
+//! tensor those are. Shapes come from [`Layout::tensors`], so a plan needs headers alone.
+
+pub mod awq;
+pub mod bnb;
+mod coding;
+pub mod compressed_tensors;
+pub mod gptq;
+mod held;
+mod tensor;
+#[cfg(test)]
+mod tests;
+mod words;
+
+pub use coding::{Coding, Group, Rows};
+pub use held::{Held, Stored};
+pub use tensor::{Part, Tensor};
+
+use polmrs_core::{Dtype, Error, Result, dtype};
+use serde_json::Value;
+
+/// A file format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// That of llm-compressor.
+    CompressedTensors,
+    /// The first one, whose zero points are stored less one.
+    Gptq,
+    /// The second one.
+    GptqV2,
+    /// AWQ's GEMM layout.
+    Awq,
+    /// That of bitsandbytes.
+    Bnb,
+}
+
+/// How one weight is coded and stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// The file format.
+    pub format: Format,
+    /// What the codes mean.
+    pub coding: Coding,
+    /// The type that scales are stored in; for bitsandbytes, whose scales are f32, the weight's, which it names.
+    pub dtype: Dtype,
+    /// The runtime rounds activations too, token by token, to 8 bits (`w8a8`, `fp8`).
+    pub activations: bool,
+}
+
+impl Format {
+    /// Every format.
+    pub const ALL: [Format; 5] = [Format::CompressedTensors, Format::Gptq, Format::GptqV2, Format::Awq, Format::Bnb];
+
+    /// Its name in `--format`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Format::CompressedTensors => "compressed-tensors",
+            Format::Gptq => "gptq",
+            Format::GptqV2 => "gptq_v2",
+            Format::Awq => "awq",
+            Format::Bnb => "bnb",
+        }
+    }
+
+    /// The [`Layout::dtype`] of a weight of this type. Codes are computed with scales as they are stored.
+    pub const fn dtype(self, weight: Dtype) -> Dtype {
+        match (self, weight) {
+            (Format::Gptq | Format::GptqV2 | Format::Awq, _) => Dtype::F16,
+            (Format::CompressedTensors, Dtype::F64) => Dtype::F32,
+            _ => weight,
+        }
+    }
+
+    /// The format with this name.
+    pub fn from_name(name: &str) -> Result<Format> {
+        Format::ALL.into_iter().find(|format| format.name() == name).ok_or_else(|| {
+            let known: Vec<&str> = Format::ALL.into_iter().map(Format::name).collect();
+            Error::Config(format!("format: '{name}' is not one of {}", known.join(", ")))
+        })
+    }
+}
+
+/// What every format holds, for messages.
+const CODINGS: [&str; 4] = [compressed_tensors::CODINGS, gptq::CODINGS, awq::CODINGS, bnb::CODINGS];
+
+impl Layout {
+    /// The tensors that a weight of this shape becomes.
+    ///
+    /// # Errors
+    /// The format cannot hold the coding or the shape, or a group does not divide the columns.
+    pub fn tensors(&self, rows: usize, columns: usize) -> Result<Vec<Tensor>> {
+        self.coding.check(columns)?;
+        match self.format {
+            Format::CompressedTensors => compressed_tensors::tensors(self, rows, columns),
+            Format::Gptq | Format::GptqV2 => gptq::tensors(self, rows, columns),
+            Format::Awq => awq::tensors(self, rows, columns),
+            Format::Bnb => bnb::tensors(self, rows, columns),
+        }
+    }
+
+    /// Whether the format can be written with this coding, and not only read.
+    pub fn writable(&self) -> Result<()> {
+        match (self.format, self.coding) {
+            (Format::Gptq, Coding::Int { symmetric: false, .. }) => Err(Error::Config(
+                "gptq: a zero point of 0 would carry into its neighbour in its readers; use gptq_v2, or a symmetric grid".into(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// A block of rows is a multiple of so many, but for the last.
+    pub fn grain(&self, columns: usize) -> usize {
+        match (self.format, self.coding) {
+            (Format::CompressedTensors, Coding::Int { symmetric: false, .. }) => 32,
+            (Format::CompressedTensors, _) => 1,
+            (Format::Gptq | Format::GptqV2, _) => 32,
+            (Format::Awq, _) => 8,
+            (Format::Bnb, _) => bnb::grain(self, columns),
+        }
+    }
+
+    /// A block's part of each tensor, in the order of [`tensors`](Layout::tensors). One of [`Part::Whole`] is left alone.
+    pub fn write(&self, block: &Rows, columns: usize, parts: &mut [Vec<u8>]) {
+        match self.format {
+            Format::CompressedTensors => compressed_tensors::write(self, block, columns, parts),
+            Format::Gptq | Format::GptqV2 => gptq::write(self, block, columns, parts),
+            Format::Awq => awq::write(self, block, columns, parts),
+            Format::Bnb => bnb::write(self, block, parts),
+        }
+    }
+
+    /// The bytes of a tensor of [`Part::Whole`]; `global` is the [`Rows::global`] of the weight's blocks.
+    pub fn whole(&self, suffix: &str, rows: usize, columns: usize, global: f32) -> Vec<u8> {
+        match self.format {
+            Format::CompressedTensors => compressed_tensors::whole(self, suffix, rows, columns, global),
+            Format::Gptq | Format::GptqV2 => gptq::whole(self, columns),
+            Format::Awq => Vec::new(),
+            Format::Bnb => bnb::whole(self, suffix, rows, columns, global),
+        }
+    }
+
+    /// The block of `count` rows whose parts (whole tensors, where they are [`Part::Whole`]) these are.
+    ///
+    /// # Errors
+    /// A tensor holds what no writer would have stored.
+    pub fn read(&self, parts: &[Vec<u8>], count: usize, columns: usize) -> Result<Rows> {
+        let tensors = self.tensors(count, columns)?;
+        for (tensor, part) in tensors.iter().zip(parts).filter(|(tensor, _)| tensor.suffix != bnb::STATE) {
+            if tensor.nbytes() != part.len() {
+                let (suffix, wanted, found) = (tensor.suffix, tensor.nbytes(), part.len());
+                return Err(Error::Checkpoint(format!("{suffix}: {count} rows are {wanted} bytes, not {found}")));
+            }
+        }
+        if tensors.len() != parts.len() {
+            return Err(Error::Internal(format!("{} parts of {} tensors", parts.len(), tensors.len())));
+        }
+        match self.format {
+            Format::CompressedTensors => compressed_tensors::read(self, parts, count, columns),
+            Format::Gptq | Format::GptqV2 => gptq::read(self, parts, count, columns),
+            Format::Awq => Ok(awq::read(self, parts, count, columns)),
+            Format::Bnb => bnb::read(self, parts),
+        }
+    }
+
+    /// All tensors of a weight at once: [`write`](Layout::write) and [`whole`](Layout::whole) on one block.
+    pub fn write_all(&self, block: &Rows, rows: usize, columns: usize) -> Result<Vec<(Tensor, Vec<u8>)>> {
+        self.writable()?;
+        let tensors = self.tensors(rows, columns)?;
+        let mut parts = vec![Vec::new(); tensors.len()];
+        self.write(block, columns, &mut parts);
+        for (tensor, part) in tensors.iter().zip(&mut parts) {
+            if tensor.part == Part::Whole {
+                *part = self.whole(tensor.suffix, rows, columns, block.global);
+            }
+        }
+        Ok(tensors.into_iter().zip(parts).collect())
+    }
+
+    fn unsupported(&self) -> Error {
+        Error::Config(format!("{} does not hold {}; {}", self.format.name(), self.coding, CODINGS.join("; ")))
+    }
+}
+
+/// `quantization_config` of a model's `config.json`.
+///
+/// The first layout is that of every linear layer that no later one names; later ones come with patterns (`re:` before a
+/// regular expression, else a module's name). `ignore` names the modules that stay as they are, in the same way.
+pub fn quantization_config(layouts: &[(Layout, Vec<String>)], ignore: &[String]) -> Result<Value> {
+    let Some((first, _)) = layouts.first() else {
+        return Err(Error::Internal("a quantized model without a layout".into()));
+    };
+    if matches!(first.format, Format::Awq | Format::Bnb) && layouts.iter().any(|(layout, _)| layout != first) {
+        return Err(Error::Config(format!("{}: one coding for all layers; it has no rules", first.format.name())));
+    }
+    Ok(match first.format {
+        Format::CompressedTensors => compressed_tensors::config(layouts, ignore),
+        Format::Gptq | Format::GptqV2 => gptq::config(layouts, ignore),
+        Format::Awq => awq::config(layouts, ignore),
+        Format::Bnb => bnb::config(layouts, ignore),
+    })
+}
+
+/// Scales in the type that they are stored in.
+fn narrow(dtype: Dtype, scales: &[f32]) -> Vec<u8> {
+    let mut bytes = vec![0; scales.len() * dtype.size()];
+    dtype::from_f32(dtype, scales, &mut bytes);
+    bytes
+}
+
+fn widen(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
+    let mut scales = vec![0.0; bytes.len() / dtype.size()];
+    dtype::to_f32(dtype, bytes, &mut scales);
+    scales
+}

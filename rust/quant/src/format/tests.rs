@@ -1,0 +1,267 @@
+//! Every layout: its bytes by definition, in blocks as at once, and back.
+
+use super::*;
+use crate::{bits, codebook};
+use proptest::prelude::*;
+
+fn int(bits: u32, symmetric: bool, group: usize) -> Coding {
+    Coding::Int { bits, symmetric, group: if group == 0 { Group::Channel } else { Group::Size(group) } }
+}
+
+fn layouts() -> impl Strategy<Value = Layout> {
+    let widths = prop_oneof![Just(2_u32), Just(3), Just(4), Just(8)];
+    let ints = (widths, any::<bool>(), prop_oneof![Just(0_usize), Just(32)]);
+    let coded = move |format| {
+        (ints.clone(), Just(format)).prop_map(|((bits, symmetric, group), format)| {
+            let bits = if format == Format::Awq { 4 } else { bits };
+            let coding = int(bits, symmetric || format == Format::Gptq, group);
+            Layout { format, coding, dtype: Dtype::BF16, activations: false }
+        })
+    };
+    let fixed = |format, coding, activations| Just(Layout { format, coding, dtype: Dtype::BF16, activations }).boxed();
+    let ct = Format::CompressedTensors;
+    prop_oneof![
+        coded(ct),
+        coded(Format::Gptq),
+        coded(Format::GptqV2),
+        coded(Format::Awq),
+        fixed(ct, int(8, true, 0), true),
+        fixed(ct, Coding::Fp8 { group: Group::Channel }, true),
+        fixed(ct, Coding::Fp8 { group: Group::Tensor }, false),
+        fixed(ct, Coding::Mxfp4, false),
+        fixed(ct, Coding::Nvfp4, false),
+        fixed(Format::Bnb, Coding::Nf4 { block: 64, nested: false }, false),
+        fixed(Format::Bnb, Coding::Nf4 { block: 64, nested: true }, false),
+        fixed(Format::Bnb, Coding::Int8, false),
+    ]
+}
+
+/// Codes and scales of `count` rows, as a codec could have made them.
+fn made(layout: &Layout, count: usize, columns: usize) -> Rows {
+    let mut state = 12_345_u32;
+    let mut draw = move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 20) as u8
+    };
+    let mut block = Rows { global: 0.25, ..Rows::default() };
+    let groups = columns / layout.coding.group(columns);
+    let mask = (0xff_u16 >> (8 - layout.coding.bits())) as u8;
+    let codes: Vec<u8> = (0..count * columns).map(|_| draw() & mask).collect();
+    for row in codes.chunks_exact(columns) {
+        let mut packed = vec![0; bits::packed_bytes(columns, layout.coding.bits() as usize)];
+        bits::pack(layout.coding.bits() as usize, row, &mut packed);
+        block.packed.extend_from_slice(&packed);
+    }
+    match layout.coding {
+        Coding::Mxfp4 | Coding::Nvfp4 => block.bytes = (0..count * groups).map(|_| draw() & 0x7e).collect(),
+        Coding::Nf4 { block: each, nested } => {
+            block.scales = (0..count * columns / each).map(|_| f32::from(draw()) / 64.0).collect();
+            if nested {
+                let stored = codebook::nest_around(&block.scales, block.global);
+                block.scales = codebook::unnest(&stored);
+            }
+        }
+        Coding::Fp8 { group: Group::Tensor } => block.scales = vec![block.global; count],
+        Coding::Int { bits, symmetric, .. } => {
+            let middle = 1_u8 << (bits - 1);
+            block.zeros = (0..count * groups).map(|_| if symmetric { middle } else { draw() & mask }).collect();
+            block.scales = (0..count * groups).map(|_| f32::from(draw()) / 64.0).collect();
+        }
+        _ => block.scales = (0..count * groups).map(|_| f32::from(draw()) / 64.0).collect(),
+    }
+    block
+}
+
+/// What a layout does not store, a reader does not know.
+fn stored(layout: &Layout, mut block: Rows) -> Rows {
+    let keeps_zeros = matches!(layout.format, Format::Gptq | Format::GptqV2 | Format::Awq)
+        || matches!(layout.coding, Coding::Int { symmetric: false, .. });
+    if !keeps_zeros {
+        block.zeros.clear();
+    }
+    let shares = matches!(layout.coding, Coding::Nvfp4 | Coding::Nf4 { nested: true, .. })
+        || matches!(layout.coding, Coding::Fp8 { group: Group::Tensor });
+    if !shares {
+        block.global = 0.0;
+    }
+    block
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read(layout in layouts(), rows in 1_usize..4, columns in 1_usize..4) {
+        let (rows, columns) = (32 * rows, 64 * columns);
+        let block = made(&layout, rows, columns);
+        let (tensors, parts): (Vec<_>, Vec<_>) = layout.write_all(&block, rows, columns).unwrap().into_iter().unzip();
+        for (tensor, part) in tensors.iter().zip(&parts) {
+            prop_assert_eq!(tensor.nbytes(), part.len(), "{}", tensor.suffix);
+        }
+        prop_assert_eq!(layout.read(&parts, rows, columns).unwrap(), stored(&layout, block.clone()));
+
+        let bytes = |suffix: &str| Ok(parts[tensors.iter().position(|tensor| tensor.suffix == suffix).unwrap()].clone());
+        let named = tensors.iter().map(|tensor| (tensor.suffix, tensor.dtype, &tensor.shape[..])).collect();
+        let found = Held { tensors: named, bytes: &bytes }.recognise(layout.format, None).unwrap();
+        prop_assert_eq!((found.rows, found.columns), (rows, columns));
+        let (mut ours, mut theirs) = (vec![0.0; rows * columns], vec![1.0; rows * columns]);
+        let read = found.layout.read(&parts, rows, columns).unwrap();
+        found.layout.coding.decode(&read, columns, &mut theirs).unwrap();
+        layout.coding.decode(&block, columns, &mut ours).unwrap();
+        // As bits: some codes of E4M3 are NaN.
+        prop_assert!(ours.iter().zip(&theirs).all(|(ours, theirs)| ours.to_bits() == theirs.to_bits()));
+    }
+
+    #[test]
+    fn blocks_of_rows_make_the_same_tensors_and_come_back(layout in layouts(), blocks in 1_usize..4, columns in 1_usize..3) {
+        let columns = 64 * columns;
+        let each = layout.grain(columns).max(32);
+        let rows = each * blocks + if layout.format == Format::CompressedTensors { 5 } else { 0 };
+        let all = made(&layout, rows, columns);
+        let whole = layout.write_all(&all, rows, columns).unwrap();
+        let mut built: Vec<Vec<u8>> = whole.iter().map(|(tensor, _)| vec![0xee; tensor.nbytes()]).collect();
+        for first in (0..rows).step_by(each) {
+            let range = first..rows.min(first + each);
+            let slice = |x: &[u8]| x[x.len() * range.start / rows..x.len() * range.end / rows].to_vec();
+            let block = Rows {
+                packed: slice(&all.packed),
+                scales: all.scales[all.scales.len() * range.start / rows..all.scales.len() * range.end / rows].to_vec(),
+                bytes: slice(&all.bytes),
+                zeros: slice(&all.zeros),
+                global: all.global,
+            };
+            let mut parts = vec![Vec::new(); whole.len()];
+            layout.write(&block, columns, &mut parts);
+            let mut cut = Vec::new();
+            for (((tensor, bytes), part), built) in whole.iter().zip(&parts).zip(&mut built) {
+                match tensor.part {
+                    Part::Whole => built.clone_from(bytes),
+                    _ => tensor.place(part, range.clone(), built),
+                }
+                cut.push(tensor.cut(bytes, range.clone()));
+            }
+            prop_assert_eq!(layout.read(&cut, range.len(), columns).unwrap(), stored(&layout, block));
+        }
+        prop_assert_eq!(built, whole.into_iter().map(|(_, bytes)| bytes).collect::<Vec<_>>());
+    }
+}
+
+fn words(bytes: &[u8]) -> Vec<u32> {
+    bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect()
+}
+
+/// `b` bits from bit `at` of a stream of words with this stride.
+fn field(words: &[u32], first: usize, stride: usize, at: usize, b: usize) -> u8 {
+    let bit = |at: usize| (words[first + at / 32 * stride] >> (at % 32)) & 1;
+    (0..b).fold(0, |code, k| code | bit(at + k) << k) as u8
+}
+
+#[test]
+fn gptq_packs_down_the_inputs_and_zero_points_along_the_outputs() {
+    let (rows, columns) = (64, 96);
+    for bits in [2, 3, 4, 8] {
+        for format in [Format::Gptq, Format::GptqV2] {
+            let coding = int(bits, format == Format::Gptq, 32);
+            let layout = Layout { format, coding, dtype: Dtype::F32, activations: false };
+            let (b, block) = (bits as usize, made(&layout, rows, columns));
+            let tensors = layout.write_all(&block, rows, columns).unwrap();
+            let (weight, zeros) = (words(&tensors[0].1), words(&tensors[1].1));
+            for row in 0..rows {
+                let mut codes = vec![0; columns];
+                let width = bits::packed_bytes(columns, b);
+                bits::unpack(b, &block.packed[row * width..(row + 1) * width], &mut codes);
+                for (column, code) in codes.iter().enumerate() {
+                    assert_eq!(field(&weight, row, rows, column * b, b), *code);
+                }
+                for group in 0..3 {
+                    let stored = field(&zeros, group * rows * b / 32, 1, row * b, b);
+                    let zero = block.zeros[row * 3 + group];
+                    assert_eq!(stored, if format == Format::Gptq { zero - 1 } else { zero });
+                }
+            }
+            assert_eq!(words(&tensors[3].1), (0..96).map(|column| column / 32).collect::<Vec<u32>>());
+        }
+    }
+}
+
+#[test]
+fn awq_has_eight_outputs_in_a_word_in_its_own_order() {
+    let (rows, columns) = (160, 64);
+    let layout = Layout { format: Format::Awq, coding: int(4, false, 32), dtype: Dtype::F32, activations: false };
+    let block = made(&layout, rows, columns);
+    let tensors = layout.write_all(&block, rows, columns).unwrap();
+    let (weight, zeros) = (words(&tensors[0].1), words(&tensors[1].1));
+    // Nibble 0 has output 0, nibble 1 output 2, and so on: output 1 is nibble 4.
+    let nibble_of = [0, 4, 1, 5, 2, 6, 3, 7];
+    for row in 0..rows {
+        let shift = 4 * nibble_of[row % 8];
+        for column in 0..columns {
+            let code = (block.packed[row * columns / 2 + column / 2] >> (4 * (column % 2))) & 15;
+            assert_eq!((weight[column * rows / 8 + row / 8] >> shift) & 15, u32::from(code), "[{row}, {column}]");
+        }
+        for group in 0..2 {
+            let zero = u32::from(block.zeros[row * 2 + group]);
+            assert_eq!((zeros[group * rows / 8 + row / 8] >> shift) & 15, zero);
+        }
+    }
+}
+
+#[test]
+fn compressed_tensors_packs_zero_points_down_the_outputs() {
+    let (rows, columns) = (70, 64);
+    for bits in [2, 3, 4, 8] {
+        let format = Format::CompressedTensors;
+        let layout = Layout { format, coding: int(bits, false, 32), dtype: Dtype::F32, activations: false };
+        let block = made(&layout, rows, columns);
+        let tensors = layout.write_all(&block, rows, columns).unwrap();
+        let (b, zeros) = (bits as usize, words(&tensors[3].1));
+        assert_eq!(tensors[3].0.shape, [(70 * u64::from(bits)).div_ceil(32), 2]);
+        for (at, zero) in block.zeros.iter().enumerate() {
+            assert_eq!(field(&zeros, at % 2, 2, at / 2 * b, b), *zero);
+        }
+        assert_eq!(tensors[2].1, [70_i64.to_le_bytes(), 64_i64.to_le_bytes()].concat());
+    }
+}
+
+#[test]
+fn what_a_format_cannot_hold_is_refused_with_what_it_can() {
+    let layout = |format, coding| Layout { format, coding, dtype: Dtype::F32, activations: false };
+    let message = |layout: Layout, rows, columns| layout.tensors(rows, columns).unwrap_err().to_string();
+    let refused = message(layout(Format::Awq, int(8, true, 32)), 64, 64);
+    assert!(
+        refused.starts_with("awq does not hold int8 symmetric in groups of 32; compressed-tensors holds"),
+        "{refused}"
+    );
+    assert_eq!(
+        message(layout(Format::GptqV2, int(4, true, 64)), 60, 64),
+        "gptq_v2: [60, 64]: gptq files hold multiples of 32 inputs and outputs"
+    );
+    assert_eq!(
+        message(layout(Format::CompressedTensors, int(4, true, 128)), 64, 576),
+        "int4 symmetric in groups of 128: 128 does not divide rows of 576 elements; 64 does"
+    );
+    let asymmetric = layout(Format::Gptq, int(4, false, 32)).writable().unwrap_err().to_string();
+    assert!(asymmetric.contains("use gptq_v2"), "{asymmetric}");
+}
+
+#[test]
+fn corrupt_tensors_are_refused_by_name() {
+    let layout = |format, coding| Layout { format, coding, dtype: Dtype::F32, activations: false };
+    let parts = |layout: &Layout| -> Vec<Vec<u8>> {
+        let written = layout.write_all(&made(layout, 64, 64), 64, 64).unwrap();
+        written.into_iter().map(|(_, bytes)| bytes).collect()
+    };
+    let gptq = layout(Format::GptqV2, int(4, true, 32));
+    let mut shuffled = parts(&gptq);
+    shuffled[3][0] = 1;
+    let refused = gptq.read(&shuffled, 64, 64).unwrap_err().to_string();
+    assert_eq!(refused, "g_idx: not column / 32; columns out of order (desc_act) are not read");
+    let mut short = parts(&gptq);
+    short[1].truncate(12);
+    assert_eq!(gptq.read(&short, 64, 64).unwrap_err().to_string(), "qzeros: 64 rows are 64 bytes, not 12");
+    let nested = layout(Format::Bnb, Coding::Nf4 { block: 64, nested: true });
+    for state in [&b"{"[..], b"{}", b"{\"nested_offset\": \"x\"}"] {
+        let mut broken = parts(&nested);
+        broken[3] = state.to_vec();
+        let refused = nested.read(&broken, 64, 64).unwrap_err().to_string();
+        assert!(refused.starts_with("quant_state: "), "{refused}");
+    }
+}
