@@ -5,7 +5,7 @@ use crate::call::quick;
 use crate::error::to_py;
 use crate::quant::float_type;
 use polmrs_core::{Dtype, Error};
-use polmrs_quant::format::{Coding, Format, Group, Held, Layout, Rows, Stored};
+use polmrs_quant::format::{Coding, Format, Group, Held, Layout, Rows, Stored, Tensor};
 use pyo3::prelude::*;
 use pyo3::types::PyByteArray;
 
@@ -48,17 +48,18 @@ type Given<'py> = (String, String, Vec<u64>, Any<'py>);
 
 /// Codes and scales (as `Rows` has them) in a layout: suffix, type, shape and bytes of each tensor.
 #[pyfunction]
+#[allow(clippy::too_many_arguments, reason = "one array each")]
 pub(super) fn to_format<'py>(
     py: Python<'py>,
     spec: Spec,
-    (rows, columns): (usize, usize),
+    shape: (usize, usize),
     packed: &Any<'py>,
     scales: Option<&Any<'py>>,
     bytes: Option<&Any<'py>>,
     zeros: Option<&Any<'py>>,
     global: f32,
 ) -> PyResult<Vec<(&'static str, &'static str, Vec<u64>, Bound<'py, PyByteArray>)>> {
-    let layout = spec.layout(py)?;
+    let (layout, (rows, columns)) = (spec.layout(py)?, shape);
     let u8s = |name, array: Option<&Any<'py>>| match array {
         Some(array) => Ok::<_, PyErr>(slice!(read::<u8>(name, array)?).to_vec()),
         None => Ok(Vec::new()),
@@ -70,7 +71,7 @@ pub(super) fn to_format<'py>(
     let packed = u8s("packed", Some(packed))?;
     let block = Rows { packed, scales, bytes: u8s("bytes", bytes)?, zeros: u8s("zeros", zeros)?, global };
     let written = quick(py, || layout.write_all(&block, rows, columns))?;
-    let entry = |(tensor, bytes): (polmrs_quant::format::Tensor, Vec<u8>)| {
+    let entry = |(tensor, bytes): (Tensor, Vec<u8>)| {
         (tensor.suffix, tensor.dtype.torch_name(), tensor.shape, PyByteArray::new(py, &bytes))
     };
     Ok(written.into_iter().map(entry).collect())
