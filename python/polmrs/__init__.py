@@ -10,9 +10,22 @@ Importing polmrs imports neither torch nor numpy; a part is loaded when its name
 import importlib
 from typing import Any
 
-__all__ = ["__version__", "config", "data", "errors", "load", "merge", "models", "quantize", "rl"]
+_FUNCTIONS = {"fit": "polmrs.train", "load": "polmrs.models"}
+_PARTS = [
+    "align",
+    "config",
+    "data",
+    "engine",
+    "errors",
+    "finetune",
+    "merge",
+    "models",
+    "quantize",
+    "rl",
+    "train",
+]
 
-_FUNCTIONS = {"load": "polmrs.models"}
+__all__ = ["__version__", *_FUNCTIONS, *_PARTS]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,7 +35,7 @@ def __getattr__(name: str) -> Any:
         return _core.__version__
     if name in _FUNCTIONS:
         return getattr(importlib.import_module(_FUNCTIONS[name]), name)
-    if name in __all__:
+    if name in _PARTS:
         return importlib.import_module(f"polmrs.{name}")
     raise AttributeError(f"module 'polmrs' has no attribute {name!r}")
 

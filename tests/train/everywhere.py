@@ -1,0 +1,170 @@
+"""Every objective on a tiny model, trained the same way wherever it runs; as a program, one rank of two.
+
+RANK=0 WORLD_SIZE=2 MASTER_ADDR=... python tests/train/everywhere.py OUT
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from models.made import examples, model
+from polmrs import align, finetune
+from polmrs.data.ragged import Batch
+from polmrs.models import Packed, Padded, Policy
+from polmrs.train import fit
+from polmrs.train.loop import model_weights
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+STEPS, LR = 3, {"sgd": 0.05, "adamw": 1e-3}
+
+
+@dataclass(frozen=True)
+class Case:
+    objective: object
+    auto: type = AutoModelForCausalLM
+    outputs: int = 0
+    sequences: int = 1
+    extra: object = None
+    """Adds to example i what the objective reads."""
+
+
+def marked(**kinds):
+    """A function that adds extras; each kind is a function of the example's number and its sequences."""
+
+    def add(i, one):
+        given = {kind: {k: f(i, one) for k, f in values.items()} for kind, values in kinds.items()}
+        return Batch(
+            ids=one.ids,
+            cu_seqlens=one.cu_seqlens,
+            weights=one.weights,
+            example=one.example,
+            names=one.names,
+            **given,
+        )
+
+    return add
+
+
+def steps_of(i, one):
+    labels = torch.full((len(one.ids),), -1.0)
+    labels[2::3] = (i % 3) / 2
+    return labels
+
+
+REWARD = {"auto": AutoModelForSequenceClassification, "outputs": 1}
+CASES = {
+    "sft": Case(finetune.SFT()),
+    "sft smoothed": Case(finetune.SFT(label_smoothing=0.1)),
+    "continual": Case(
+        finetune.Continual(), extra=marked(per_sequence={"replay": lambda i, _: torch.tensor([i % 4 == 0])})
+    ),
+    "classification": Case(
+        finetune.Classification(),
+        AutoModelForSequenceClassification,
+        3,
+        extra=marked(per_sequence={"class": lambda i, _: torch.tensor([i % 3])}),
+    ),
+    "bradley-terry": Case(
+        align.BradleyTerry(centering=0.1),
+        **REWARD,
+        sequences=2,
+        extra=marked(per_example={"margin": lambda i, _: torch.tensor([i / 4])}),
+    ),
+    "bradley-terry of four": Case(align.BradleyTerry(), **REWARD, sequences=4),
+    "plackett-luce": Case(align.PlackettLuce(), **REWARD, sequences=3),
+    "regression": Case(
+        align.Regression(), **REWARD, extra=marked(per_sequence={"score": lambda i, _: torch.tensor([i / 8])})
+    ),
+    "likert": Case(
+        align.Likert(levels=4, raters=2),
+        **REWARD,
+        extra=marked(
+            per_sequence={
+                "score": lambda i, _: torch.tensor([i % 4]),
+                "rater": lambda i, _: torch.tensor([i % 2]),
+            }
+        ),
+    ),
+    "process reward": Case(
+        align.ProcessReward(), AutoModelForTokenClassification, 2, extra=marked(per_token={"step": steps_of})
+    ),
+    "value": Case(
+        align.Value(),
+        extra=marked(per_token={"return": lambda i, one: torch.arange(len(one.ids)) / 10 + i}),
+    ),
+}
+
+
+def policy_of(case, dtype=torch.float64, door=None):
+    more = {"num_labels": case.outputs} if case.outputs else {}
+    return Policy(model(dtype=dtype, auto=case.auto, classifier_dropout=0.0, **more), door=door)
+
+
+def data_of(case, n=8 * STEPS):
+    made = examples(n, sequences=case.sequences)
+    return [case.extra(i, one) for i, one in enumerate(made)] if case.extra else made
+
+
+def trained(name, *, dtype=torch.float64, door=None, **settings):
+    """Losses of three steps of SGD and three of AdamW, and every weight after them."""
+    case = CASES[name]
+    policy, data = policy_of(case, dtype, door), data_of(case)
+    found = {}
+    for optim, lr in LR.items():
+        batches = [data[i : i + 8] for i in range(0, len(data), 8)]
+        run = fit(policy, batches, case.objective, steps=STEPS, lr=lr, optim=optim, **settings)
+        found[f"{optim}/loss"] = torch.tensor([row["loss"] for row in run.rows], dtype=torch.float64)
+        found[f"{optim}/norm"] = torch.tensor([row["grad_norm"] for row in run.rows], dtype=torch.float64)
+        if run.state is not None:
+            found |= {f"{optim}/state/{n}": p.detach().clone() for n, p in run.state.named_parameters()}
+    weights = model_weights(policy) or {n: p.detach().clone() for n, p in policy.model.state_dict().items()}
+    return found | {f"weights/{n}": p.contiguous().clone() for n, p in weights.items()}
+
+
+LAYOUTS = {
+    "micro-batches of one": {"micro": 1},
+    "packed, nothing computed again": {"door": Packed(), "micro": 4, "activation_checkpointing": False},
+    "other padding, micro-batches of 60 tokens": {
+        "door": Padded(pad_id=49, multiple_of=16),
+        "micro_tokens": 60,
+    },
+}
+
+
+def main():
+    from polmrs.engine import engine
+    from safetensors.torch import save_file
+    from torch.distributed.tensor import DTensor
+
+    out = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    shards = {}
+    for kind in ("ddp", "fsdp2"):
+        home = engine(kind)
+        for name in CASES:
+            found = trained(name, engine=home, micro=2)
+            if home.rank == 0:
+                save_file(found, out / f"{kind} {name}.safetensors")
+        policy = policy_of(CASES["sft"])
+        home.place(policy)
+        shards[kind] = {
+            n: [p.to_local().numel() if isinstance(p, DTensor) else -1, p.numel()]
+            for n, p in policy.named_parameters()
+        }
+    if home.rank == 0:
+        (out / "shards.json").write_text(json.dumps(shards))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The same numbers everywhere: any micro-batches, packed, any padding, two ranks with DDP, two with FSDP2."""
+
+import functools
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from train.everywhere import CASES, LAYOUTS, trained
+
+SCRIPT = Path(__file__).with_name("everywhere.py")
+
+
+@functools.cache
+def reference(name, dtype=torch.float64):
+    return trained(name, dtype=dtype)
+
+
+def compare(found, expected, tolerance):
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        off = (found[key].double() - value.double()).norm() / value.double().norm().clamp_min(1e-300)
+        assert off <= tolerance, f"{key}: {off:.1e}"
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_step_does_not_depend_on_how_it_is_cut(name, layout):
+    compare(trained(name, **LAYOUTS[layout]), reference(name), 1e-12)
+
+
+@pytest.mark.parametrize("name", ["sft smoothed", "bradley-terry", "process reward"])
+def test_nor_in_single_precision(name):
+    compare(trained(name, dtype=torch.float32, micro=1), reference(name, torch.float32), 1e-5)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    out = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, SCRIPT, out],
+            env=os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [rank.communicate(timeout=300)[1] for rank in ranks]
+    assert not any(rank.returncode for rank in ranks), "\n".join(errors)
+    return out
+
+
+def test_fsdp2_holds_shards(two_ranks):
+    shards = json.loads((two_ranks / "shards.json").read_text())
+    assert shards["fsdp2"]
+    assert all(0 < local < whole for local, whole in shards["fsdp2"].values())
+    assert all(local == -1 for local, _ in shards["ddp"].values())
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_two_ranks_make_the_step_of_one(two_ranks, kind, name):
+    compare(load_file(two_ranks / f"{kind} {name}.safetensors"), reference(name), 1e-12)
