@@ -167,6 +167,23 @@ Given = tuple[str, str, list[int], Any]
 
 class quant:
     @staticmethod
+    def quantize_folder(
+        asked: Any,
+        to: str,
+        *,
+        threads: int | None,
+        shard_size: int,
+        overwrite: bool,
+        resume: bool,
+        sync_every: int,
+        verify: bool,
+        report: bool,
+        max_memory: int | None,
+        progress: Callable[[int, int], object] | None,
+    ) -> str: ...
+    @staticmethod
+    def plan_folder(asked: Any, *, threads: int | None, shard_size: int, max_memory: int | None) -> str: ...
+    @staticmethod
     def pack(codes: Any, columns: int, width: int, out: Any) -> None: ...
     @staticmethod
     def unpack(packed: Any, columns: int, width: int, out: Any) -> None: ...

@@ -1,6 +1,9 @@
-"""Quantization codecs on arrays: one weight matrix to codes and scales, and back.
+"""Quantization: whole checkpoints by ``quantize``, and codecs on arrays: one weight matrix to codes and scales, and back.
 
-numpy arrays and CPU torch tensors in float32, bfloat16, float16 or float64; what comes back is of the caller's kind. The
+``quantize`` takes a scheme (``W4A16``: what weights become) and a method (``RTN``: how codes are found), and writes a folder
+that transformers, vLLM, gptqmodel or bitsandbytes load.
+
+Codecs take numpy arrays and CPU torch tensors in float32, bfloat16, float16 or float64; what comes back is of the caller's kind. The
 GIL is released, all threads work, and the bits do not depend on their number. Arithmetic is in float32.
 
 >>> import numpy as np
@@ -22,23 +25,57 @@ from polmrs.quantize.integer import Clip, Integer
 from polmrs.quantize.llm_int8 import LLMInt8
 from polmrs.quantize.nf4 import NF4
 from polmrs.quantize.packing import pack, unpack
+from polmrs.quantize.run import plan, quantize
+from polmrs.quantize.schemes import (
+    MSE,
+    MXFP4A16,
+    NF4A16,
+    NVFP4A16,
+    RTN,
+    W2A16,
+    W3A16,
+    W4A16,
+    W8A8,
+    W8A8FP8,
+    W8A16,
+    HalfQuadratic,
+    W8A8LLMInt8,
+)
+from polmrs.quantize.setting import Method, Scheme
 
 __all__ = [
     "FP8",
     "HQQ",
+    "MSE",
     "MXFP4",
+    "MXFP4A16",
     "NF4",
+    "NF4A16",
     "NVFP4",
+    "NVFP4A16",
+    "RTN",
+    "W2A16",
+    "W3A16",
+    "W4A16",
+    "W8A8",
+    "W8A8FP8",
+    "W8A16",
     "Clip",
     "Codec",
     "Encoded",
     "Format",
+    "HalfQuadratic",
     "Integer",
     "LLMInt8",
+    "Method",
+    "Scheme",
+    "W8A8LLMInt8",
     "decode",
     "encode",
     "from_format",
     "pack",
+    "plan",
+    "quantize",
     "to_format",
     "unpack",
 ]

@@ -4,6 +4,7 @@ use clap::{Args as Group, Parser, Subcommand};
 use std::path::PathBuf;
 
 pub(crate) mod data;
+pub(crate) mod quantize;
 
 /// Post-train, merge, compress and search LLMs.
 #[derive(Debug, Parser)]
@@ -19,6 +20,8 @@ pub(crate) enum Verb {
     Merge(Merge),
     /// Show what a merge will read, write and need, from headers alone
     Plan(Plan),
+    /// Quantize a model into files that other runtimes load
+    Quantize(Box<quantize::Quantize>),
     /// List the tensors of a checkpoint
     Inspect(Inspect),
     /// Compare two checkpoints tensor by tensor

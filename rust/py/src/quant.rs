@@ -14,6 +14,8 @@ use pyo3::prelude::*;
 #[pymodule]
 pub(crate) mod quant {
     #[pymodule_export]
+    use super::folder::{plan_folder, quantize_folder};
+    #[pymodule_export]
     use super::format::{format_shape, from_format, to_format};
     #[pymodule_export]
     use super::{
@@ -22,6 +24,7 @@ pub(crate) mod quant {
     };
 }
 
+mod folder;
 mod format;
 
 /// A weight matrix: its element type's torch name, its elements as bits, and the length of a row.

@@ -1,4 +1,4 @@
-//! Quantization codecs: what one group of weights becomes, and back, as functions on slices.
+//! Quantization: what one group of weights becomes, and back, as functions on slices; then whole checkpoints of it.
 //!
 //! | module | holds |
 //! |---|---|
@@ -10,6 +10,10 @@
 //! | [`codebook`] | nearest entries of a sorted table: NF4, and the 8-bit dynamic map of double quantization |
 //! | [`matrix`] | all of them on whole matrices, on all threads |
 //! | [`format`] | which tensors a checkpoint of each file format holds for them
+//! | [`scheme`], [`method`] | what weights become, and how codes are found, as rows of data |
+//! | [`select`] | which tensors become what, by names and rules |
+//! | [`coder`], `compat` | blocks of rows through scheme and method; llm-compressor's arithmetic |
+//! | [`program`], [`run`](mod@run) | a checkpoint as a plan, and into a folder |
 //!
 //! A *group* is what shares a scale: a whole tensor, a row (channel), or equal pieces of a row. Every function works on
 //! whole groups that lie one after the other; each group by itself, so the result does not depend on how they are cut
@@ -17,6 +21,8 @@
 
 pub mod bits;
 pub mod codebook;
+pub mod coder;
+mod compat;
 pub mod format;
 pub mod fp4;
 pub mod fp8;
@@ -24,3 +30,9 @@ mod group;
 pub mod hqq;
 pub mod int;
 pub mod matrix;
+pub mod method;
+pub mod program;
+mod row;
+pub mod run;
+pub mod scheme;
+pub mod select;

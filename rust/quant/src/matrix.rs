@@ -5,13 +5,16 @@
 //! A matrix comes as the bytes of f32, bf16, f16 or f64 elements; each row is widened once, into a buffer that stays in
 //! the cache. Scales and packed codes are arrays that the caller made: `groups` scales and `packed` bytes for each row.
 
-use crate::codebook::{self, NF4};
-use crate::hqq::{self, Hqq, Real};
-use crate::int::{self, Grid, Int};
+use crate::codebook::NF4;
+use crate::hqq::{self, Hqq};
+use crate::int::{self, Int};
+use crate::row::Work;
 use crate::{bits, fp4, fp8, group};
 use polmrs_core::{Dtype, Error, Result, dtype, pool};
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+pub use crate::row::Clip;
 
 /// A matrix in memory.
 #[derive(Clone, Copy, Debug)]
@@ -24,22 +27,11 @@ pub struct Matrix<'a> {
     pub columns: usize,
 }
 
-/// A narrower range than the group's own, chosen by squared error.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Clip {
-    /// How many ranges to try.
-    pub steps: u32,
-    /// How much of the range the narrowest leaves out.
-    pub shrink: f32,
-}
-
-/// Buffers of one thread.
+/// A row on its way in, and what codecs need beside it.
 #[derive(Default)]
 struct Buffers {
     row: Vec<f32>,
-    codes: Vec<u8>,
-    grids: Vec<Grid>,
-    reals: Vec<Real>,
+    work: Work,
 }
 
 impl<'a> Matrix<'a> {
@@ -52,7 +44,7 @@ impl<'a> Matrix<'a> {
     fn each<T: Send>(
         &self,
         outs: impl IndexedParallelIterator<Item = T>,
-        work: impl Fn(&mut Buffers, T) + Sync + Send,
+        work: impl Fn(&mut Work, &[f32], T) + Sync + Send,
     ) -> Result<()> {
         self.pieces(self.columns, least_rows(self.columns), outs, work)
     }
@@ -63,7 +55,7 @@ impl<'a> Matrix<'a> {
         piece: usize,
         at_once: usize,
         outs: impl IndexedParallelIterator<Item = T>,
-        work: impl Fn(&mut Buffers, T) + Sync + Send,
+        work: impl Fn(&mut Work, &[f32], T) + Sync + Send,
     ) -> Result<()> {
         let not_finite = AtomicUsize::new(usize::MAX);
         let pieces = self.bytes.par_chunks((piece * self.dtype.size()).max(1)).zip(outs).with_min_len(at_once);
@@ -72,7 +64,7 @@ impl<'a> Matrix<'a> {
                 buffers.row.resize(bytes.len() / self.dtype.size(), 0.0);
                 dtype::to_f32(self.dtype, bytes, &mut buffers.row);
                 match dtype::first_beyond(&buffers.row, f32::INFINITY) {
-                    None => work(buffers, out),
+                    None => work(&mut buffers.work, &buffers.row, out),
                     Some(offset) => drop(not_finite.fetch_min(at * piece + offset, Relaxed)),
                 }
             });
@@ -95,19 +87,9 @@ impl<'a> Matrix<'a> {
     ) -> Result<()> {
         let (groups, width) = (self.columns / group, bits::packed_bytes(self.columns, kind.bits as usize));
         let outs = (scales.par_chunks_exact_mut(groups), zeros.par_chunks_exact_mut(groups));
-        self.each((outs, packed.par_chunks_exact_mut(width)).into_par_iter(), |buffers, ((scales, zeros), packed)| {
-            let Buffers { row, codes, grids, .. } = buffers;
-            grids.resize(groups, Grid::default());
-            codes.resize(row.len(), 0);
-            match clip {
-                None => kind.fit(row, group, grids),
-                Some(Clip { steps, shrink }) => kind.fit_clipped(row, group, steps, shrink, grids),
-            }
-            kind.encode(row, group, grids, codes);
-            bits::pack(kind.bits as usize, codes, packed);
-            for ((grid, scale), zero) in grids.iter().zip(scales).zip(zeros) {
-                (*scale, *zero) = (grid.scale, grid.zero);
-            }
+        let outs = (outs, packed.par_chunks_exact_mut(width)).into_par_iter();
+        self.each(outs, |work, row, ((scales, zeros), packed)| {
+            work.int(kind, group, clip, row, (scales, zeros, packed))
         })
     }
 
@@ -122,31 +104,20 @@ impl<'a> Matrix<'a> {
     ) -> Result<()> {
         let (groups, width) = (self.columns / group, bits::packed_bytes(self.columns, settings.bits as usize));
         let outs = (scales.par_chunks_exact_mut(groups), zeros.par_chunks_exact_mut(groups));
-        self.each((outs, packed.par_chunks_exact_mut(width)).into_par_iter(), |buffers, ((scales, zeros), packed)| {
-            let Buffers { row, codes, reals, .. } = buffers;
-            reals.resize(groups, Real::default());
-            codes.resize(row.len(), 0);
-            settings.encode(row, group, reals, codes);
-            bits::pack(settings.bits as usize, codes, packed);
-            for ((real, scale), zero) in reals.iter().zip(scales).zip(zeros) {
-                (*scale, *zero) = (1.0 / real.inverse, real.zero);
-            }
-        })
+        let outs = (outs, packed.par_chunks_exact_mut(width)).into_par_iter();
+        self.each(outs, |work, row, ((scales, zeros), packed)| work.hqq(settings, group, row, scales, zeros, packed))
     }
 
     /// E4M3 bytes, and a scale for each `group` elements of a row.
     pub fn fp8(&self, group: usize, scale_dtype: Dtype, scales: &mut [f32], bytes: &mut [u8]) -> Result<()> {
         let outs = (scales.par_chunks_exact_mut(self.columns / group), bytes.par_chunks_exact_mut(self.columns));
-        self.each(outs.into_par_iter(), |buffers, (scales, bytes)| {
-            fp8::fit(&buffers.row, group, scale_dtype, scales);
-            fp8::encode(&buffers.row, group, scales, bytes);
-        })
+        self.each(outs.into_par_iter(), |work, row, (scales, bytes)| work.fp8(group, scale_dtype, row, scales, bytes))
     }
 
     /// LLM.int8(): for each row its largest magnitude, and signed bytes.
     pub fn int8(&self, scales: &mut [f32], bytes: &mut [u8]) -> Result<()> {
         let outs = (scales, bytes.par_chunks_exact_mut(self.columns)).into_par_iter();
-        self.each(outs, |buffers, (scale, bytes)| *scale = int::encode_int8_row(&buffers.row, bytes))
+        self.each(outs, |_, row, (scale, bytes)| *scale = int::encode_int8_row(row, bytes))
     }
 
     /// MXFP4: for each row, an exponent for each 32 elements, and packed codes, the first in the low half.
@@ -155,22 +126,14 @@ impl<'a> Matrix<'a> {
             exponents.par_chunks_exact_mut(self.columns / fp4::MX_BLOCK),
             packed.par_chunks_exact_mut(self.columns / 2),
         );
-        self.each(outs.into_par_iter(), |Buffers { row, codes, .. }, (exponents, packed)| {
-            codes.resize(row.len(), 0);
-            fp4::encode_mx(row, exponents, codes);
-            bits::pack(4, codes, packed);
-        })
+        self.each(outs.into_par_iter(), |work, row, (exponents, packed)| work.mxfp4(row, exponents, packed))
     }
 
     /// NVFP4 under the tensor's scale `global`: for each row, an E4M3 scale for each 16 elements, and packed codes.
     pub fn nvfp4(&self, global: f32, scales: &mut [u8], packed: &mut [u8]) -> Result<()> {
         let outs =
             (scales.par_chunks_exact_mut(self.columns / fp4::NV_BLOCK), packed.par_chunks_exact_mut(self.columns / 2));
-        self.each(outs.into_par_iter(), |Buffers { row, codes, .. }, (scales, packed)| {
-            codes.resize(row.len(), 0);
-            fp4::encode_nv(row, global, scales, codes);
-            bits::pack(4, codes, packed);
-        })
+        self.each(outs.into_par_iter(), |work, row, (scales, packed)| work.nvfp4(global, row, scales, packed))
     }
 
     /// NF4 over all elements in one run: packed codes, the first in the high half, and the largest magnitude of each
@@ -178,11 +141,7 @@ impl<'a> Matrix<'a> {
     pub fn nf4(&self, block: usize, scales: &mut [f32], packed: &mut [u8]) -> Result<()> {
         let piece = block * (1_usize << 14).div_ceil(block).next_multiple_of(2);
         let outs = (scales.par_chunks_mut(piece / block), packed.par_chunks_mut(piece / 2)).into_par_iter();
-        self.pieces(piece, 1, outs, |Buffers { row, codes, .. }, (scales, packed)| {
-            codes.resize(row.len(), 0);
-            codebook::encode_nf4(row, block, scales, codes);
-            codebook::pack_high_first(codes, packed);
-        })
+        self.pieces(piece, 1, outs, |work, run, (scales, packed)| work.nf4(block, run, scales, packed))
     }
 
     /// The largest magnitude of all.
@@ -293,7 +252,8 @@ pub fn nf4_back(packed: &[u8], block: usize, scales: &[f32], out: &mut [f32]) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::int::Span;
+    use crate::codebook;
+    use crate::int::{Grid, Span};
 
     fn values(count: usize) -> Vec<f32> {
         (0..count).map(|at| ((at * 7919 % 1013) as f32 - 500.0) / 300.0).collect()

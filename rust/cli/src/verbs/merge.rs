@@ -91,7 +91,7 @@ pub(super) fn settings(args: &Merge) -> Result<Settings> {
 }
 
 /// After Ctrl-C or a full disk: what is left, if anything, and what can be done with it.
-fn explain_remnant(out: &Path) {
+pub(super) fn explain_remnant(out: &Path) {
     let mut partial = out.as_os_str().to_owned();
     partial.push(".partial");
     let files = std::fs::read_dir(&partial).into_iter().flatten().flatten();
@@ -113,7 +113,7 @@ fn explain_remnant(out: &Path) {
 }
 
 /// The plan in a few lines.
-fn readable(plan: &Json) -> String {
+pub(super) fn readable(plan: &Json) -> String {
     let number = |value: &Json| value.as_u64().unwrap_or(0);
     let mut text = String::new();
     for document in plan["documents"].as_array().into_iter().flatten() {

@@ -6,6 +6,7 @@ pub(crate) mod data;
 pub(crate) mod diff;
 pub(crate) mod inspect;
 pub(crate) mod merge;
+pub(crate) mod quantize;
 pub(crate) mod report;
 
 use polmrs_core::{Result, pool};

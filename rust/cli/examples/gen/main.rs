@@ -6,7 +6,11 @@
 //! | `python/polmrs/merge/methods.py` | merge methods as Python dataclasses |
 //! | `docs/methods.md` | the table of methods |
 //! | `docs/merge_methods.md` | every merge method with its formula and parameters |
+//! | `python/polmrs/quantize/schemes.py` | schemes and methods of quantization as Python dataclasses |
+//! | `docs/quantize_schemes.md` | the same as tables, with the formats that hold each |
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, reason = "a developer's tool")]
+
+mod quantize;
 
 use polmrs_merge::methods::METHODS;
 use polmrs_merge::spec::{Base, Choices, Default, Param, Range, Scope, Spec, Value};
@@ -19,12 +23,15 @@ use std::process::exit;
 fn main() {
     let check = std::env::args().any(|arg| arg == "--check");
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
-    let rows: Vec<Json> = METHODS.iter().map(|method| row(method.spec(), &root)).collect();
+    let mut rows: Vec<Json> = METHODS.iter().map(|method| row(method.spec(), &root)).collect();
+    rows.extend(quantize::rows(&root));
     let files = [
         ("python/polmrs/methods.json", format!("{:#}\n", json!({"schema": "polmrs.methods/1", "methods": rows}))),
         ("python/polmrs/merge/methods.py", classes()),
         ("docs/methods.md", table(&rows)),
         ("docs/merge_methods.md", pages()),
+        ("python/polmrs/quantize/schemes.py", quantize::classes()),
+        ("docs/quantize_schemes.md", quantize::page()),
     ];
     let mut stale = false;
     for (name, text) in files {
@@ -57,7 +64,7 @@ fn row(spec: &Spec, root: &Path) -> Json {
 }
 
 /// The first test file, in the order of names, that is marked with an id.
-fn test_of(id: &str, root: &Path) -> Option<String> {
+pub(crate) fn test_of(id: &str, root: &Path) -> Option<String> {
     let mark = format!("mark.method(\"{id}\")");
     let mut files = Vec::new();
     collect(&root.join("tests"), &mut files);
@@ -184,7 +191,7 @@ fn python(value: &Value) -> String {
 }
 
 /// Breaks text at 110 columns.
-fn wrap(text: &str, indent: &str) -> String {
+pub(crate) fn wrap(text: &str, indent: &str) -> String {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         let last = lines.last_mut().unwrap();
