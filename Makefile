@@ -25,14 +25,18 @@ say = @printf 'polmrs: %s\n'
 # Runs a command that talks much, and shows what it said only if it failed.
 hushed = @said=$$($(1) 2>&1) || { printf '%s\n' "$$said" >&2; exit 1; }
 
-.PHONY: help demo test dev check gen bench peers oracle wheel docs lock clean
+.PHONY: help demo demo-quant test dev check gen bench peers oracle wheel docs lock clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name what; do printf 'make %-7s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name what; do printf 'make %-10s %s\n' "$$name" "$$what"; done
 
 demo: .venv/.demo .venv/.polmrs ## merge two fine-tunes of a real language model and print the table
 	$(say) 'running the demonstration; what it makes stays in .demo'
 	@$(BIN)/python examples/merge_smollm2/run.py
+
+demo-quant: .venv/.demo .venv/.polmrs ## quantize a fine-tune of `make demo` in every scheme and print the table
+	$(say) 'running the demonstration of quantization, on what make demo leaves in .demo'
+	@$(BIN)/python examples/quantize_smollm2/run.py
 
 test: .venv/.dev .venv/.polmrs $(LIGHT:%=.peers/%/.built) ## every test: Rust, Python, doctests, README, against the light peers
 	$(say) 'Rust tests'
