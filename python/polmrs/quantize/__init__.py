@@ -42,6 +42,7 @@ from polmrs.quantize.schemes import (
     W8A8LLMInt8,
 )
 from polmrs.quantize.setting import Method, Scheme
+from polmrs.quantize.statistics import collect
 
 __all__ = [
     "FP8",
@@ -70,6 +71,7 @@ __all__ = [
     "Method",
     "Scheme",
     "W8A8LLMInt8",
+    "collect",
     "decode",
     "encode",
     "from_format",
