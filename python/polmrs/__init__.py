@@ -21,6 +21,7 @@ _PARTS = [
     "merge",
     "models",
     "quantize",
+    "rag",
     "rl",
     "train",
 ]

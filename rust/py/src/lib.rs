@@ -9,6 +9,7 @@ mod error;
 mod merge;
 mod quant;
 mod rl;
+mod search;
 
 use pyo3::prelude::*;
 use std::ffi::OsString;
@@ -30,6 +31,8 @@ mod _core {
     use crate::quant::quant;
     #[pymodule_export]
     use crate::rl::rl;
+    #[pymodule_export]
+    use crate::search::search;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

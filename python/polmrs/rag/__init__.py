@@ -1,0 +1,14 @@
+"""Retrieval: indexes of vectors that are searched on the CPU, exactly or nearly so, and fast.
+
+>>> import numpy as np
+>>> from polmrs import rag
+>>> index = rag.Index(dim=2, metric="cosine", kind=rag.Flat())
+>>> index.add(["north", "east"], np.array([[0, 1], [1, 0]], np.float32))
+>>> index.search(np.array([0.1, 0.9], np.float32), k=1).ids
+['north']
+"""
+
+from polmrs.rag.index import Hits, Index
+from polmrs.rag.kinds import Flat, Kind, Quantized
+
+__all__ = ["Flat", "Hits", "Index", "Kind", "Quantized"]

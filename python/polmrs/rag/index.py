@@ -1,0 +1,212 @@
+"""An index of named vectors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from polmrs import _core
+from polmrs._tensor import Array, is_torch, to_bits
+from polmrs.errors import ArrayError, UsageError
+from polmrs.rag.kinds import Flat, Kind, Quantized
+
+Metric: TypeAlias = Literal["ip", "cosine", "l2"]
+Ids: TypeAlias = Sequence[str] | Sequence[int] | Array
+Found: TypeAlias = list[str] | npt.NDArray[np.int64]
+Floats: TypeAlias = npt.NDArray[np.float32]
+Scalar: TypeAlias = str | int | float | bool | None
+Metadata: TypeAlias = Mapping[str, Scalar]
+Filter: TypeAlias = Mapping[str, Any]
+"""Conditions on metadata, as MongoDB writes them: ``{"lang": "en", "year": {"$gte": 2020}}``. All names must hold. A value
+alone means ``$eq``; others are ``$ne``, ``$in``, ``$nin``, ``$gt``, ``$gte``, ``$lt``, ``$lte``, ``$exists``; ``$and``, ``$or``
+and ``$not`` combine. What lacks the field passes only ``$ne``, ``$nin`` and ``"$exists": False``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """What a search found, best first; a query may have fewer than ``k`` hits, or none."""
+
+    ids: Any
+    """One list of strings or array of integers a query; itself if there was one query, not a batch."""
+    scores: Any
+    """float32 arrays beside ``ids``: larger is nearer. ``ip``: the inner product. ``cosine``: the cosine. ``l2``: minus the
+    squared distance."""
+
+
+class Index:
+    """Vectors under string or integer ids, searched by ``ip``, ``cosine`` or ``l2``.
+
+    Any number of threads may search while one adds or deletes; each search sees the index as it is between two such
+    calls. The GIL is released. Scores are computed in float64 from the stored vectors and rounded once, so they are the same
+    for every kind, number of threads, batch and processor; equal scores come in the order in which vectors were added.
+
+    >>> import numpy as np
+    >>> index = Index(dim=3, metric="l2")
+    >>> index.add([10, 11, 12], np.eye(3, dtype=np.float32))
+    >>> hits = index.search(np.array([0.9, 0, 0], np.float32), k=2)
+    >>> hits.ids.tolist(), hits.scores.round(2)
+    ([10, 11], array([-0.01, -1.81], dtype=float32))
+    >>> index.delete([10]), len(index)
+    (1, 2)
+    """
+
+    def __init__(self, dim: int, *, metric: Metric = "cosine", kind: Kind | None = None) -> None:
+        """An empty index.
+
+        Args:
+            dim: The length of a vector.
+            metric: ``ip``, ``cosine`` or ``l2``.
+            kind: How candidates are found; ``Quantized()`` if nothing is said.
+
+        Raises:
+            UsageError: ``dim`` or ``metric`` is out of range.
+        """
+        self.dim, self.metric = dim, metric
+        self.kind: Kind = kind or Quantized()
+        codes = None if isinstance(self.kind, Flat) else (self.kind.bits, self.kind.margin)
+        self._index = _core.search.Index(dim, metric, self.kind.storage, codes)
+
+    def __len__(self) -> int:
+        """How many vectors there are."""
+        return len(self._index)
+
+    def add(self, ids: Ids, vectors: Array, metadata: Sequence[Metadata] | None = None) -> None:
+        """Adds vectors; one whose id is there already is replaced, metadata and all. All are added, or none.
+
+        Args:
+            ids: As many as vectors, all strings or all integers. Of two equal ones the later stands.
+            vectors: [n, dim], float32, float16, bfloat16 or float64; numpy or torch on the CPU. float32 is not copied
+                on the way.
+            metadata: A dictionary for each vector: names (not beginning with ``$``) and strings, numbers, booleans
+                or nothing.
+
+        Raises:
+            ArrayError: Wrong shape or type, or a norm above 1e18.
+            NonFiniteError: A NaN or an infinity.
+            UsageError: Ids of another kind than the index has, or metadata that cannot be kept.
+        """
+        dtype, bits = self._rows("vectors", vectors)
+        names = _ids(ids)
+        if bits.ndim != 2 or len(bits) != len(names):
+            raise ArrayError(
+                f"vectors: shape {tuple(bits.shape)} is not ({len(names)}, {self.dim}) for {len(names)} ids"
+            )
+        self._index.add(names, dtype, bits, None if metadata is None else _json("metadata", list(metadata)))
+
+    def delete(self, ids: Ids | None = None, *, filter: Filter | None = None) -> int:
+        """Deletes the vectors of these ids, or those that pass a filter, and says how many that were.
+
+        >>> import numpy as np
+        >>> index = Index(dim=2)
+        >>> index.add(["a", "b"], np.eye(2, dtype=np.float32), [{"lang": "en"}, {"lang": "de"}])
+        >>> index.delete(filter={"lang": {"$ne": "en"}}), "b" in index
+        (1, False)
+        """
+        if (ids is None) == (filter is None):
+            raise UsageError("ids, filter: exactly one of them")
+        if ids is not None:
+            return self._index.delete(_ids(ids))
+        return self._index.delete_where(_json("filter", filter))
+
+    def metadata(self, ids: Ids) -> list[dict[str, Scalar]]:
+        """The metadata of each id.
+
+        Raises:
+            UsageError: An id is not there.
+        """
+        names = _ids(ids)
+        found: list[dict[str, Scalar] | None] = json.loads(self._index.metadata(names))
+        for name, one in zip(names, found, strict=True):
+            if one is None:
+                raise UsageError(f"ids: {name!r} is not in the index")
+        return cast(list[dict[str, Scalar]], found)
+
+    def vectors(self, ids: Ids) -> Floats:
+        """[n, dim] the stored vectors.
+
+        Raises:
+            UsageError: An id is not there.
+        """
+        names = _ids(ids)
+        flat, there = self._index.vectors(names)
+        if not there.all():
+            raise UsageError(f"ids: {names[int(np.argmin(there))]!r} is not in the index")
+        vectors: Floats = flat.reshape(len(names), self.dim)
+        return vectors
+
+    def __contains__(self, one: str | int) -> bool:
+        """Whether there is a vector of this id."""
+        return bool(self._index.vectors(_ids([one] if isinstance(one, str) else [int(one)]))[1][0])
+
+    def search(
+        self, queries: Array, k: int = 10, *, filter: Filter | None = None, min_score: float | None = None
+    ) -> Hits:
+        """The ``k`` best vectors for each query, or fewer where there are fewer.
+
+        Args:
+            queries: [dim] for one query, [n, dim] for a batch; types as in :meth:`add`.
+            k: At least 1.
+            filter: Only what passes counts; the scan looks at nothing else, so there are ``k`` hits if so many pass.
+            min_score: Leaves out what scores less.
+
+        Raises:
+            ArrayError: Wrong shape or type.
+            NonFiniteError: A NaN or an infinity.
+            UsageError: ``k`` is out of range, or ``filter`` is none.
+        """
+        dtype, bits = self._rows("queries", queries)
+        if k < 1:
+            raise UsageError(f"k: {k} is not at least 1")
+        condition = None if filter is None else _json("filter", filter)
+        ids, scores, offsets = self._index.search(dtype, bits, k, condition, min_score)
+        if bits.ndim == 1:
+            return Hits(ids, scores)
+        ends = offsets.tolist()
+        spans = [slice(first, last) for first, last in pairwise(ends)]
+        return Hits([ids[span] for span in spans], [scores[span] for span in spans])
+
+    def stats(self) -> dict[str, int | float]:
+        """How many vectors there are, and the bytes of vectors and codes in memory."""
+        return {"vectors": len(self), "bytes": self._index.bytes()}
+
+    def _rows(self, name: str, x: Array) -> tuple[str, npt.NDArray[Any]]:
+        if not is_torch(x) and not isinstance(x, np.ndarray):
+            x = np.asarray(x, np.float32)
+        dtype, bits = to_bits(name, x)
+        if bits.ndim not in (1, 2) or bits.shape[-1] != self.dim:
+            raise ArrayError(
+                f"{name}: shape {tuple(bits.shape)} is not [n, {self.dim}], the dimension of this index"
+            )
+        return dtype, bits
+
+
+def _json(name: str, value: object) -> str:
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name}: {error}; pass strings, numbers, booleans or None") from None
+
+
+def _ids(ids: Ids) -> Any:
+    """A list of strings, or an int64 array."""
+    if is_torch(ids):
+        ids = ids.numpy()
+    if not isinstance(ids, np.ndarray):
+        ids = list(cast(Sequence[Any], ids))
+        if all(isinstance(one, str) for one in ids) and ids:
+            return ids
+        if not all(isinstance(one, int | np.integer) and not isinstance(one, bool) for one in ids):
+            odd = next(one for one in ids if not isinstance(one, str | int | np.integer) or one is True)
+            raise UsageError(f"ids: {odd!r} is neither all strings nor all integers with the others")
+        return np.array(ids, np.int64)
+    if ids.ndim == 1 and ids.dtype.kind in "iu":
+        return np.ascontiguousarray(ids, np.int64)
+    if ids.ndim == 1 and ids.dtype.kind in "UO" and all(isinstance(one, str) for one in ids.tolist()):
+        return ids.tolist()
+    raise UsageError(f"ids: an array of {ids.dtype} is neither strings nor integers")

@@ -1,0 +1,205 @@
+//! `polmrs._core.search`: the indexes of `polmrs-search` behind a lock, readers together, a writer alone.
+
+use crate::array::{Any, Bits, read, word};
+use crate::call::{long, quick};
+use crate::error::to_py;
+use numpy::{PyArray1, PyArrayDyn};
+use polmrs_core::{Dtype, Error, dtype};
+use polmrs_search::filter::Filter;
+use polmrs_search::ids::Ids;
+use polmrs_search::index::{self, Kind, Query, Settings};
+use polmrs_search::metric::Metric;
+use polmrs_search::quantized::Bits as CodeBits;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+use serde_json::Value as Json;
+use std::borrow::Cow;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Vector indexes.
+#[pymodule]
+pub(crate) mod search {
+    #[pymodule_export]
+    use super::Index;
+}
+
+/// Ids, scores, and where each query's hits begin and end.
+type Found<'py> = (Any<'py>, Bound<'py, PyArray1<f32>>, Bound<'py, PyArray1<i64>>);
+
+/// Vectors, row after row, and which ids have one.
+type Stored<'py> = (Bound<'py, PyArray1<f32>>, Bound<'py, PyArray1<bool>>);
+
+/// Bytes of queries from which a search runs on a thread of its own, where Ctrl-C is heard.
+const MANY: usize = 4 << 20;
+
+/// An index of vectors.
+#[pyclass(frozen)]
+pub(crate) struct Index(RwLock<index::Index>);
+
+impl Index {
+    fn shared(&self) -> RwLockReadGuard<'_, index::Index> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn exclusive(&self) -> RwLockWriteGuard<'_, index::Index> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl Index {
+    #[new]
+    #[pyo3(signature = (dim, metric, storage, codes))]
+    fn new(py: Python<'_>, dim: usize, metric: &str, storage: &str, codes: Option<(u32, f32)>) -> PyResult<Index> {
+        let kind = match codes {
+            None => Kind::Flat,
+            Some((bits, margin)) => {
+                let rule = || to_py(py, &Error::Usage(format!("bits: {bits} is not one of 1, 4, 8")));
+                Kind::Quantized { bits: CodeBits::from_number(bits).ok_or_else(rule)?, margin }
+            }
+        };
+        let settings = Settings {
+            dim,
+            metric: word(py, "metric", metric, &Metric::NAMES)?,
+            kind,
+            storage: word(py, "storage", storage, &STORAGES)?,
+        };
+        Ok(Index(RwLock::new(quick(py, || index::Index::new(settings))?)))
+    }
+
+    fn __len__(&self, py: Python<'_>) -> usize {
+        py.detach(|| self.shared().len())
+    }
+
+    fn bytes(&self, py: Python<'_>) -> usize {
+        py.detach(|| self.shared().bytes())
+    }
+
+    /// `metadata` is JSON, a list of objects.
+    #[pyo3(signature = (ids, dtype, vectors, metadata))]
+    fn add(
+        &self,
+        py: Python<'_>,
+        ids: &Any<'_>,
+        dtype: &str,
+        vectors: &Any<'_>,
+        metadata: Option<&str>,
+    ) -> PyResult<()> {
+        let ids = ids_of(ids)?;
+        let vectors = Floats::borrow("vectors", dtype, vectors)?;
+        let (dtype, bytes) = vectors.parts();
+        quick(py, || {
+            let metadata = metadata.map_or(Ok(Vec::new()), |text| from_json("metadata", text))?;
+            let vectors = wide(dtype, bytes);
+            self.exclusive().add(&ids, &vectors, &metadata)
+        })
+    }
+
+    fn delete(&self, py: Python<'_>, ids: &Any<'_>) -> PyResult<usize> {
+        let ids = ids_of(ids)?;
+        quick(py, || self.exclusive().delete(&ids))
+    }
+
+    fn delete_where(&self, py: Python<'_>, filter: &str) -> PyResult<usize> {
+        quick(py, || {
+            let filter = Filter::parse(&from_json("filter", filter)?)?;
+            Ok(self.exclusive().delete_where(&filter))
+        })
+    }
+
+    /// As JSON, a list of an object or null for each id.
+    fn metadata(&self, py: Python<'_>, ids: &Any<'_>) -> PyResult<String> {
+        let ids = ids_of(ids)?;
+        quick(py, || {
+            let index = self.shared();
+            let rows = index.find(&ids)?.into_iter();
+            Ok(Json::from_iter(rows.map(|row| row.map(|row| index.metadata(row)))).to_string())
+        })
+    }
+
+    /// The stored vectors of those ids that are there, and which those are.
+    fn vectors<'py>(&self, py: Python<'py>, ids: &Any<'_>) -> PyResult<Stored<'py>> {
+        let ids = ids_of(ids)?;
+        let (vectors, there) = quick(py, || {
+            let index = self.shared();
+            let rows = index.find(&ids)?;
+            let vectors: Vec<f32> = rows.iter().flatten().flat_map(|row| index.vector(*row)).collect();
+            Ok((vectors, rows.iter().map(Option::is_some).collect()))
+        })?;
+        Ok((PyArray1::from_vec(py, vectors), PyArray1::from_vec(py, there)))
+    }
+
+    #[pyo3(signature = (dtype, queries, k, filter, min_score))]
+    fn search<'py>(
+        &self,
+        py: Python<'py>,
+        dtype: &str,
+        queries: &Any<'_>,
+        k: usize,
+        filter: Option<&str>,
+        min_score: Option<f32>,
+    ) -> PyResult<Found<'py>> {
+        let queries = Floats::borrow("queries", dtype, queries)?;
+        let (dtype, bytes) = queries.parts();
+        let work = |ctl: &polmrs_core::Ctl| {
+            let filter = filter.map(|text| Filter::parse(&from_json("filter", text)?)).transpose()?;
+            let vectors = wide(dtype, bytes);
+            self.shared().search(Query { vectors: &vectors, k, filter: filter.as_ref(), min_score }, ctl)
+        };
+        let hits =
+            if bytes.len() >= MANY { long(py, None, work)? } else { quick(py, || work(&polmrs_core::Ctl::new()))? };
+        let ids = match hits.ids {
+            Ids::Numbers(ids) => PyArray1::from_vec(py, ids).into_any(),
+            Ids::Texts(ids) => PyList::new(py, ids.iter().map(|id| &**id))?.into_any(),
+        };
+        Ok((ids, PyArray1::from_vec(py, hits.scores), PyArray1::from_vec(py, hits.offsets)))
+    }
+}
+
+const STORAGES: [(&str, Dtype); 3] = [("float32", Dtype::F32), ("float16", Dtype::F16), ("bfloat16", Dtype::BF16)];
+
+/// What Python wrote as JSON.
+fn from_json<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Result<T, Error> {
+    serde_json::from_str(text).map_err(|error| Error::Usage(format!("{name}: {error}")))
+}
+
+/// An int64 array, or a list of strings.
+fn ids_of(ids: &Any<'_>) -> PyResult<Ids> {
+    if ids.cast::<PyArrayDyn<i64>>().is_ok() {
+        return Ok(Ids::Numbers(slice!(read::<i64>("ids", ids)?).to_vec()));
+    }
+    let texts: Vec<String> = ids.extract()?;
+    Ok(Ids::Texts(texts.into_iter().map(String::into_boxed_str).collect()))
+}
+
+/// Borrowed floating-point numbers of any type.
+struct Floats<'py> {
+    dtype: Dtype,
+    bits: Bits<'py>,
+}
+
+impl<'py> Floats<'py> {
+    fn borrow(name: &str, dtype: &str, array: &Any<'py>) -> PyResult<Floats<'py>> {
+        let known = Dtype::from_torch_name(dtype).filter(|dtype| dtype.is_float());
+        let dtype = known.ok_or_else(|| {
+            let rule = "expected an array of a floating-point type";
+            to_py(array.py(), &Error::Array(format!("{name}: {rule}, got {dtype}")))
+        })?;
+        Ok(Floats { dtype, bits: Bits::borrow(name, array, dtype.size())? })
+    }
+
+    /// The type, and the elements.
+    fn parts(&self) -> (Dtype, &[u8]) {
+        (self.dtype, self.bits.bytes())
+    }
+}
+
+/// Numbers in f32; what is f32 already is not copied.
+fn wide(dtype: Dtype, bytes: &[u8]) -> Cow<'_, [f32]> {
+    if dtype == Dtype::F32 {
+        return Cow::Borrowed(bytemuck::cast_slice(bytes)); // the bytes of four-byte elements, so aligned
+    }
+    let mut wide = vec![0.0; bytes.len() / dtype.size()];
+    dtype::to_f32(dtype, bytes, &mut wide);
+    Cow::Owned(wide)
+}

@@ -1,0 +1,27 @@
+//! Vector search that is exact, or says how near to exact it is.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`index`] | an index of named vectors: add, delete, search |
+//! | [`metric`] | scores, and keys with a bound on their rounding |
+//! | [`shortlist`] | the candidates of a query: all within a margin of the `k`-th best |
+//! | [`vectors`] | full vectors in f32, f16 or bf16 |
+//! | [`dense`] | the scan of full vectors |
+//! | [`quantized`] | candidates from codes: what an estimate of RaBitQ leaves |
+//! | [`onebit`], [`levels`] | the scans of 1-bit, 4-bit and 8-bit codes |
+//! | [`rotation`] | a random rotation in $O(d \log d)$ |
+//! | [`filter`] | conditions on metadata, as bitmaps |
+//! | [`ids`] | integers or strings as names |
+
+pub mod dense;
+mod fields;
+pub mod filter;
+pub mod ids;
+pub mod index;
+pub mod levels;
+pub mod metric;
+pub mod onebit;
+pub mod quantized;
+pub mod rotation;
+pub mod shortlist;
+pub mod vectors;

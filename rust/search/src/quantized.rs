@@ -1,0 +1,358 @@
+//! Candidates from codes of 1, 4 or 8 bits, after RaBitQ ([paper](https://arxiv.org/abs/2405.12497)).
+//!
+//! A row $x$ is centred and rotated, $r = P(x - c)$, and coded as whole numbers $y$ (signs, or see [`crate::levels`]). With
+//! $q' = P(q - c)$, an estimate of $\langle r, q' \rangle$ that errs to neither side is
+//!
+//! $$ \frac{\lVert r \rVert^2}{\langle r, y \rangle} \langle y, q' \rangle, \qquad
+//! \sigma = \lVert r \rVert \lVert q' \rVert \sqrt{\frac{1 - a^2}{a^2 (d - 1)}}, \quad a = \cos(r, y) $$
+//!
+//! (the paper's theorem 3.2, there for signs). A key is the estimate and what does not depend on the query: $q \cdot x =
+//! \langle r, q' \rangle + c \cdot r + q \cdot c$ for `ip` and `cosine`, whose rows and queries have unit length;
+//! $-\lVert q - x \rVert^2 / 2 = \langle r, q' \rangle - \lVert r \rVert^2 / 2 - \lVert q' \rVert^2 / 2$ for `l2`.
+//!
+//! What is within `margin` standard deviations of the `k`-th best stays: half of them are added to a row's estimate, and half
+//! taken from that of the `k`-th. With 1 bit, 8-bit codes of the same $r$ then leave a few. In a rotated space $\sigma$ is
+//! nearly proportional to the factor before $\langle y, q' \rangle$, so one number, from sums over all rows, gives that of each.
+
+use crate::dense::eligible_of;
+use crate::levels::{self, Group, Levels, Rows8, Width};
+use crate::metric::{Metric, squared_norm};
+use crate::onebit::{self, Signs, Tables};
+use crate::rotation::Rotation;
+use crate::shortlist::{Candidate, Shortlist};
+use crate::vectors::Vectors;
+
+/// Standard deviations of the 8-bit estimate that stay after the 1-bit one.
+const REFINED: f32 = 6.0;
+/// Rows of 1-bit codes that all queries meet before the next: they stay in the cache.
+const TILE: usize = 2048;
+
+/// The codes of an index.
+#[derive(Debug)]
+pub struct Quantized {
+    metric: Metric,
+    margin: f32,
+    rotation: Rotation,
+    /// Rotated.
+    centre: Vec<f32>,
+    codes: Codes,
+    refined: Factors,
+    coarse: Factors,
+    /// How many rows the centre is the mean of.
+    fitted: usize,
+}
+
+#[derive(Debug)]
+enum Codes {
+    One(Signs, Rows8),
+    Many(Width, Levels),
+}
+
+/// What makes an integer dot product a key, row by row, and sums over rows from which the error of keys follows.
+#[derive(Debug, Default)]
+struct Factors {
+    scales: Vec<f32>,
+    offsets: Vec<f32>,
+    /// Of the squared errors for a query of length 1.
+    variance: f64,
+    /// Of the squared scales.
+    squares: f64,
+    /// Of the squared norms of scaled codes.
+    norms: f64,
+}
+
+/// How many bits the first look takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bits {
+    /// Signs, and 8 bits for a second look.
+    One,
+    /// Four.
+    Four,
+    /// Eight.
+    Eight,
+}
+
+impl Bits {
+    /// By number.
+    pub fn from_number(bits: u32) -> Option<Bits> {
+        [(1, Bits::One), (4, Bits::Four), (8, Bits::Eight)]
+            .into_iter()
+            .find(|known| known.0 == bits)
+            .map(|known| known.1)
+    }
+}
+
+/// A query, centred and rotated.
+struct Turned {
+    vector: Vec<f32>,
+    norm: f32,
+    levels: Vec<i8>,
+    step: f32,
+}
+
+impl Quantized {
+    /// No rows yet.
+    pub fn new(dim: usize, metric: Metric, bits: Bits, margin: f32) -> Quantized {
+        let codes = match bits {
+            Bits::One => Codes::One(Signs::new(dim), Rows8::new(dim)),
+            Bits::Four => Codes::Many(Width::Four, Levels::new(dim, Width::Four)),
+            Bits::Eight => Codes::Many(Width::Eight, Levels::new(dim, Width::Eight)),
+        };
+        Quantized {
+            metric,
+            margin,
+            rotation: Rotation::new(dim),
+            centre: vec![0.0; dim],
+            codes,
+            refined: Factors::default(),
+            coarse: Factors::default(),
+            fitted: 0,
+        }
+    }
+
+    /// Codes the rows that came since, or, once there are twice as many as the centre was made from, all of them anew.
+    #[must_use]
+    pub fn extended(self, vectors: &Vectors) -> Quantized {
+        let n = vectors.len();
+        if n < 2 * self.fitted {
+            let mut this = self;
+            this.push(vectors, this.coarse.scales.len());
+            return this;
+        }
+        let mut fresh = Quantized::new(self.centre.len(), self.metric, self.bits(), self.margin);
+        fresh.fit(vectors);
+        fresh.push(vectors, 0);
+        fresh
+    }
+
+    fn bits(&self) -> Bits {
+        match &self.codes {
+            Codes::One(..) => Bits::One,
+            Codes::Many(Width::Four, _) => Bits::Four,
+            Codes::Many(Width::Eight, _) => Bits::Eight,
+        }
+    }
+
+    /// Bytes of codes and factors.
+    pub fn bytes(&self) -> usize {
+        let codes = match &self.codes {
+            Codes::One(signs, rows) => signs.bytes() + rows.bytes(),
+            Codes::Many(_, levels) => levels.bytes(),
+        };
+        codes + 8 * (self.coarse.scales.len() + self.refined.scales.len())
+    }
+
+    /// The vector as the metric compares it: of unit length for the cosine.
+    fn directed(&self, vector: &[f32]) -> Vec<f32> {
+        let norm = squared_norm(vector).sqrt();
+        match self.metric {
+            Metric::Cosine if norm > 0.0 => vector.iter().map(|x| (f64::from(*x) / norm) as f32).collect(),
+            _ => vector.to_vec(),
+        }
+    }
+
+    fn fit(&mut self, vectors: &Vectors) {
+        let n = vectors.len();
+        let mut sums = vec![0f64; self.centre.len()];
+        for row in 0..n {
+            for (sum, x) in sums.iter_mut().zip(self.directed(&vectors.row(row))) {
+                *sum += f64::from(x);
+            }
+        }
+        self.centre = sums.into_iter().map(|sum| (sum / n.max(1) as f64) as f32).collect();
+        self.rotation.apply(&mut self.centre);
+        self.fitted = n;
+    }
+
+    fn push(&mut self, vectors: &Vectors, first: usize) {
+        let mut numbers = Vec::new();
+        for row in first..vectors.len() {
+            let mut r = self.directed(&vectors.row(row));
+            self.rotation.apply(&mut r);
+            for (x, c) in r.iter_mut().zip(&self.centre) {
+                *x -= c;
+            }
+            let offset = match self.metric {
+                Metric::L2 => -0.5 * squared_norm(&r),
+                _ => crate::metric::dot(&self.centre, &r),
+            } as f32;
+            match &mut self.codes {
+                Codes::One(signs, rows) => {
+                    signs.push(&r);
+                    let along = r.iter().map(|x| f64::from(x.abs())).sum();
+                    self.coarse.push(&r, along, r.len() as f64, offset);
+                    levels::quantize(&r, Width::Eight, &mut numbers);
+                    rows.push(&numbers);
+                    self.refined.push_levels(&r, &numbers, offset);
+                }
+                Codes::Many(width, levels) => {
+                    levels::quantize(&r, *width, &mut numbers);
+                    levels.push(&numbers);
+                    self.coarse.push_levels(&r, &numbers, offset);
+                }
+            }
+        }
+    }
+
+    fn turn(&self, query: &[f32]) -> Turned {
+        let mut vector = self.directed(query);
+        self.rotation.apply(&mut vector);
+        for (x, c) in vector.iter_mut().zip(&self.centre) {
+            *x -= c;
+        }
+        let norm = squared_norm(&vector).sqrt() as f32;
+        let mut levels = Vec::new();
+        levels::quantize(&vector, Width::Eight, &mut levels);
+        let step = vector.iter().fold(0f32, |a, x| a.max(x.abs())) / 127.0;
+        Turned { vector, norm, levels, step }
+    }
+
+    /// The candidates of each query for the best `k` of the eligible rows. `queries` holds whole rows.
+    pub fn candidates(&self, queries: &[f32], k: usize, eligible: &[u64]) -> Vec<Vec<Candidate>> {
+        let turned: Vec<Turned> = queries.chunks_exact(self.centre.len()).map(|query| self.turn(query)).collect();
+        match &self.codes {
+            Codes::One(signs, rows) => {
+                let lists = self.scan_signs(signs, &turned, k, eligible);
+                turned.iter().zip(lists).map(|(query, list)| self.refine(rows, query, list.finish(), k)).collect()
+            }
+            Codes::Many(_, levels) => {
+                self.scan_levels(levels, &turned, k, eligible).into_iter().map(Shortlist::finish).collect()
+            }
+        }
+    }
+
+    fn scan_signs(&self, signs: &Signs, turned: &[Turned], k: usize, eligible: &[u64]) -> Vec<Shortlist> {
+        let n = self.coarse.scales.len();
+        let tables: Vec<Tables> = turned.iter().map(|query| Tables::new(&query.vector)).collect();
+        let reach = |(query, tables): (&Turned, &Tables)| {
+            // A table's rounding is uniform over a step.
+            let rounding = tables.step * tables.step / 12.0 * query.vector.len().div_ceil(6) as f32;
+            self.coarse.reach(query.norm, rounding / query.vector.len() as f32, self.margin)
+        };
+        let reaches: Vec<f32> = turned.iter().zip(&tables).map(reach).collect();
+        let mut lists: Vec<Shortlist> = turned.iter().map(|_| Shortlist::new(k)).collect();
+        for tile in (0..n).step_by(TILE) {
+            for ((tables, reach), list) in tables.iter().zip(&reaches).zip(&mut lists) {
+                for first in (tile..n.min(tile + TILE)).step_by(onebit::ROWS) {
+                    let last = n.min(first + onebit::ROWS);
+                    let allowed = eligible_of(eligible, first, last);
+                    if allowed == 0 {
+                        continue;
+                    }
+                    let (mut sums, mut keys) = ([0; onebit::ROWS], [f32::NEG_INFINITY; onebit::ROWS]);
+                    signs.sums(first / onebit::ROWS, tables, &mut sums);
+                    let (scales, offsets) = (&self.coarse.scales[first..last], &self.coarse.offsets[first..last]);
+                    sign_keys(&sums, [tables.base + reach, tables.step], scales, offsets, &mut keys);
+                    list.offer(&keys, allowed, first, |row| 2.0 * reach * scales[row]);
+                }
+            }
+        }
+        lists
+    }
+
+    fn refine(&self, rows: &Rows8, query: &Turned, coarse: Vec<Candidate>, k: usize) -> Vec<Candidate> {
+        const AHEAD: usize = 8;
+        let mut list = Shortlist::new(k);
+        let reach = self.refined.level_reach(query, REFINED);
+        let (padded, correction) = rows.query(&query.levels);
+        coarse.iter().take(AHEAD).for_each(|candidate| rows.prefetch(candidate.slot as usize));
+        for (at, candidate) in coarse.iter().enumerate() {
+            if let Some(next) = coarse.get(at + AHEAD) {
+                rows.prefetch(next.slot as usize);
+            }
+            let row = candidate.slot as usize;
+            let dot = (rows.dot(row, &padded) - correction) as f32;
+            let scale = self.refined.scales[row];
+            let key = (dot * query.step + reach) * scale + self.refined.offsets[row];
+            list.push(key, 2.0 * reach * scale, candidate.slot);
+        }
+        list.finish()
+    }
+
+    fn scan_levels(&self, levels: &Levels, turned: &[Turned], k: usize, eligible: &[u64]) -> Vec<Shortlist> {
+        let n = self.coarse.scales.len();
+        let reaches: Vec<f32> = turned.iter().map(|query| self.coarse.level_reach(query, self.margin)).collect();
+        let mut lists: Vec<Shortlist> = turned.iter().map(|_| Shortlist::new(k)).collect();
+        let groups: Vec<Group> = turned
+            .chunks(levels::QUERIES)
+            .map(|queries| Group::new(&queries.iter().map(|query| query.levels.clone()).collect::<Vec<_>>()))
+            .collect();
+        for first in (0..n).step_by(levels::ROWS) {
+            let last = n.min(first + levels::ROWS);
+            let allowed = eligible_of(eligible, first, last);
+            if allowed == 0 {
+                continue;
+            }
+            let (scales, offsets) = (&self.coarse.scales[first..last], &self.coarse.offsets[first..last]);
+            let asked = turned.chunks(levels::QUERIES).zip(reaches.chunks(levels::QUERIES));
+            for ((group, (queries, reaches)), lists) in groups.iter().zip(asked).zip(lists.chunks_mut(levels::QUERIES))
+            {
+                let mut dots = [[0; levels::ROWS]; levels::QUERIES];
+                levels.dots(first / levels::ROWS, group, &mut dots);
+                for (((dots, query), reach), list) in dots.iter().zip(queries).zip(reaches).zip(lists) {
+                    let mut keys = [f32::NEG_INFINITY; levels::ROWS];
+                    level_keys(dots, [*reach, query.step], scales, offsets, &mut keys);
+                    list.offer(&keys, allowed, first, |row| 2.0 * reach * scales[row]);
+                }
+            }
+        }
+        lists
+    }
+}
+
+impl Factors {
+    /// A row `r` with code `y`: `along` is their dot product, `square` the code's squared norm.
+    fn push(&mut self, r: &[f32], along: f64, square: f64, offset: f32) {
+        let norm = squared_norm(r);
+        let scale = if along > 0.0 { norm / along } else { 0.0 };
+        if along > 0.0 {
+            let cosine2 = (along * along / (norm * square)).min(1.0);
+            self.variance += norm * (1.0 - cosine2) / cosine2 / (r.len().max(2) - 1) as f64;
+        }
+        self.squares += scale * scale;
+        self.norms += scale * scale * square;
+        self.scales.push(scale as f32);
+        self.offsets.push(offset);
+    }
+
+    fn push_levels(&mut self, r: &[f32], y: &[i8], offset: f32) {
+        let (mut along, mut square) = (0f64, 0f64);
+        for (x, y) in r.iter().zip(y) {
+            along += f64::from(*x) * f64::from(*y);
+            square += f64::from(*y) * f64::from(*y);
+        }
+        self.push(r, along, square, offset);
+    }
+
+    /// Half of `deviations` standard deviations of the dot product that a scale multiplies, for a query of this norm whose
+    /// coordinates were rounded with this variance.
+    fn reach(&self, query_norm: f32, rounding: f32, deviations: f32) -> f32 {
+        if self.squares == 0.0 {
+            return 0.0;
+        }
+        let query2 = f64::from(query_norm) * f64::from(query_norm);
+        let variance = (self.variance * query2 + self.norms * f64::from(rounding)) / self.squares;
+        (0.5 * f64::from(deviations) * variance.sqrt()) as f32
+    }
+
+    /// The same for a query of 8 bits, whose rounding is uniform over a step.
+    fn level_reach(&self, query: &Turned, deviations: f32) -> f32 {
+        self.reach(query.norm, query.step * query.step / 12.0, deviations)
+    }
+}
+
+polmrs_core::simd! {
+    fn sign_keys(sums: &[u32; onebit::ROWS], line: [f32; 2], scales: &[f32], offsets: &[f32], keys: &mut [f32; onebit::ROWS]) {
+        for (((key, sum), scale), offset) in keys.iter_mut().zip(sums).zip(scales).zip(offsets) {
+            *key = (line[0] + line[1] * *sum as i32 as f32) * scale + offset;
+        }
+    }
+}
+
+polmrs_core::simd! {
+    fn level_keys(dots: &[i32; levels::ROWS], line: [f32; 2], scales: &[f32], offsets: &[f32], keys: &mut [f32; levels::ROWS]) {
+        for (((key, dot), scale), offset) in keys.iter_mut().zip(dots).zip(scales).zip(offsets) {
+            *key = (line[0] + line[1] * *dot as f32) * scale + offset;
+        }
+    }
+}

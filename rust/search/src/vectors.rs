@@ -1,0 +1,105 @@
+//! Vectors as they were given, row after row: f32, or f16 and bf16 that are widened where they are read.
+
+use crate::levels::prefetch;
+use polmrs_core::{Dtype, dtype};
+use std::borrow::Cow;
+
+/// Rows of one length in one type.
+#[derive(Debug)]
+pub struct Vectors {
+    dim: usize,
+    elements: Elements,
+}
+
+#[derive(Debug)]
+enum Elements {
+    Full(Vec<f32>),
+    Half(Dtype, Vec<u16>),
+}
+
+impl Vectors {
+    /// No rows yet. `dtype` is F32, F16 or BF16.
+    pub fn new(dim: usize, dtype: Dtype) -> Vectors {
+        let elements = match dtype {
+            Dtype::F16 | Dtype::BF16 => Elements::Half(dtype, Vec::new()),
+            _ => Elements::Full(Vec::new()),
+        };
+        Vectors { dim, elements }
+    }
+
+    /// Adds rows, rounded to the stored type.
+    pub fn push(&mut self, rows: &[f32]) {
+        match &mut self.elements {
+            Elements::Full(all) => all.extend_from_slice(rows),
+            Elements::Half(dtype, all) => {
+                let start = all.len();
+                all.resize(start + rows.len(), 0);
+                dtype::from_f32(*dtype, rows, bytemuck::cast_slice_mut(&mut all[start..]));
+            }
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match &self.elements {
+            Elements::Full(all) => all.len() / self.dim,
+            Elements::Half(_, all) => all.len() / self.dim,
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Rows `first..last` in f32.
+    pub fn rows(&self, first: usize, last: usize) -> Cow<'_, [f32]> {
+        let range = first * self.dim..last * self.dim;
+        match &self.elements {
+            Elements::Full(all) => Cow::Borrowed(&all[range]),
+            Elements::Half(dtype, all) => {
+                let mut wide = vec![0.0; range.len()];
+                dtype::to_f32(*dtype, bytemuck::cast_slice(&all[range]), &mut wide);
+                Cow::Owned(wide)
+            }
+        }
+    }
+
+    /// One row in f32.
+    pub fn row(&self, row: usize) -> Cow<'_, [f32]> {
+        self.rows(row, row + 1)
+    }
+
+    /// Asks for a row that will be needed soon.
+    #[inline(always)]
+    pub fn prefetch(&self, row: usize) {
+        let range = row * self.dim..(row + 1) * self.dim;
+        match &self.elements {
+            Elements::Full(all) => prefetch(&all[range]),
+            Elements::Half(_, all) => prefetch(&all[range]),
+        }
+    }
+
+    /// Keeps the rows of this list, in its order, which is increasing.
+    pub fn keep(&mut self, rows: &[usize]) {
+        fn keep<T: Copy>(all: &mut Vec<T>, dim: usize, rows: &[usize]) {
+            for (to, from) in rows.iter().enumerate() {
+                all.copy_within(from * dim..(from + 1) * dim, to * dim);
+            }
+            all.truncate(rows.len() * dim);
+            all.shrink_to_fit();
+        }
+        match &mut self.elements {
+            Elements::Full(all) => keep(all, self.dim, rows),
+            Elements::Half(_, all) => keep(all, self.dim, rows),
+        }
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        match &self.elements {
+            Elements::Full(all) => 4 * all.len(),
+            Elements::Half(_, all) => 2 * all.len(),
+        }
+    }
+}
