@@ -36,7 +36,7 @@ pub(crate) struct Scratch {
     order: Vec<u64>,
     bins: Vec<u16>,
     kept: Vec<f32>,
-    undecided: Vec<usize>,
+    doubts: Vec<u8>,
 }
 
 /// Zeroes the elements of a row that are not kept; among equal magnitudes, the lowest index ranks last.
@@ -66,54 +66,93 @@ fn by_sorting(row: &mut [f32], words: &[u32], odds: Odds, order: &mut Vec<u64>) 
 
 /// Whether it came to an end; where it did not, the row is as it was.
 fn by_bins(row: &mut [f32], words: &[u32], odds: Odds, scratch: &mut Scratch) -> bool {
-    let top = largest_bits(row);
-    let scale = (BINS - 1) as f32 / f32::from_bits(top);
-    if top >= INFINITY || !scale.is_finite() || row.len() < 64 {
+    let (top, n) = (largest_bits(row), row.len());
+    let (scale, last) = ((BINS - 1) as f32 / f32::from_bits(top), (n - 1) as f64);
+    let sure = philox::threshold(odds.at(n as u64 - 1, last)) > u64::from(u32::MAX); // no word is as large
+    if top >= INFINITY || !scale.is_finite() || sure || !(64..=1 << 30).contains(&n) {
         return false;
     }
-    let Scratch { bins, kept, undecided, .. } = scratch;
-    bins.resize(row.len(), 0);
+    let Scratch { bins, kept, doubts, .. } = scratch;
+    bins.resize(n, 0);
+    kept.resize(n, 0.0);
+    doubts.resize(n, 0);
     find_bins(row, scale, bins);
-    let bounds = bounds(bins, odds, row.len());
-    kept.clear();
-    undecided.clear();
-    let most = 16 + row.len() / 64;
-    for (at, ((x, word), bin)) in row.iter().zip(words).zip(bins.iter()).enumerate() {
-        let (low, high) = bounds[usize::from(*bin) % BINS];
-        let word = u64::from(*word);
-        kept.push(if word < low { *x } else { 0.0 });
-        if word >= low && word < high && *x != 0.0 {
-            undecided.push(at);
-            if undecided.len() > most {
-                return false;
-            }
-        }
+    let (mut low, mut high) = ([0; BINS], [0; BINS]);
+    bounds(&counts(bins), odds, last, &mut low, &mut high);
+    if decide(row, words, bins, &low, &high, kept, doubts) > 16 + n as u32 / 64 {
+        return false;
     }
-    let last = (row.len() - 1) as f64;
-    for at in undecided.drain(..) {
-        let bits = row[at].to_bits() & !SIGN;
-        let rank = count_below(row, bits) + count_equal(&row[at + 1..], bits);
-        if u64::from(words[at]) < philox::threshold(odds.at(rank, last)) {
-            kept[at] = row[at];
+    for start in (0..n).step_by(64) {
+        let doubts = &doubts[start..n.min(start + 64)];
+        if doubts.iter().all(|doubt| *doubt == 0) {
+            continue;
+        }
+        for at in (start..).zip(doubts).filter(|(_, doubt)| **doubt != 0).map(|(at, _)| at) {
+            let bits = row[at].to_bits() & !SIGN;
+            let rank = count_below(row, bits) + count_equal(&row[at + 1..], bits);
+            if u64::from(words[at]) < philox::threshold(odds.at(rank, last)) {
+                kept[at] = row[at];
+            }
         }
     }
     row.copy_from_slice(kept);
     true
 }
 
-/// The least and the greatest threshold of every bin's elements.
-fn bounds(bins: &[u16], odds: Odds, n: usize) -> [(u64, u64); BINS] {
-    let mut counts = [0u32; BINS];
-    for bin in bins {
-        counts[usize::from(*bin) % BINS] += 1;
+/// How many elements each bin has. Neighbours often share a bin, so four counters take turns.
+fn counts(bins: &[u16]) -> [u32; BINS] {
+    let mut counts = [[0u32; BINS]; 4];
+    let (fours, rest) = bins.as_chunks::<4>();
+    for four in fours {
+        for (counts, bin) in counts.iter_mut().zip(four) {
+            counts[usize::from(*bin) % BINS] += 1;
+        }
     }
-    let (mut bounds, mut rank, last) = ([(0, 0); BINS], 0, (n - 1) as f64);
-    for (bounds, count) in bounds.iter_mut().zip(counts).filter(|(_, count)| *count > 0) {
-        let threshold = |rank: u64| philox::threshold(odds.at(rank, last));
-        *bounds = (threshold(rank), threshold(rank + u64::from(count) - 1));
-        rank += u64::from(count);
+    rest.iter().for_each(|bin| counts[0][usize::from(*bin) % BINS] += 1);
+    std::array::from_fn(|bin| counts.iter().map(|counts| counts[bin]).sum())
+}
+
+simd! {
+    /// The least and the greatest threshold of every bin's elements, all of them below 2^32.
+    fn bounds(counts: &[u32; BINS], odds: Odds, last: f64, low: &mut [u32; BINS], high: &mut [u32; BINS]) {
+        let mut first = 0;
+        let mut firsts = [0u32; BINS];
+        for (slot, count) in firsts.iter_mut().zip(counts) {
+            *slot = first;
+            first += count;
+        }
+        for bin in 0..BINS {
+            low[bin] = threshold(odds, firsts[bin], last);
+            high[bin] = threshold(odds, firsts[bin] + counts[bin].max(1) - 1, last);
+        }
     }
-    bounds
+}
+
+/// `philox::threshold` of a rank, where it is below 2^32: a whole number next to 2^52 stands in the lowest bits.
+#[inline(always)]
+fn threshold(odds: Odds, rank: u32, last: f64) -> u32 {
+    const SHIFT: f64 = (1u64 << 52) as f64;
+    let probability = odds.lowest + odds.spread * (f64::from(rank) / last);
+    ((probability * 4_294_967_296.0).round() + SHIFT).to_bits() as u32
+}
+
+simd! {
+    /// Keeps the elements whose words are below the least threshold of their bins, marks those that are below the
+    /// greatest only, and counts them.
+    fn decide(
+        row: &[f32], words: &[u32], bins: &[u16], low: &[u32; BINS], high: &[u32; BINS],
+        kept: &mut [f32], doubts: &mut [u8],
+    ) -> u32 {
+        let mut count = 0;
+        let results = kept.iter_mut().zip(doubts.iter_mut());
+        for (((kept, doubt), (x, word)), bin) in results.zip(row.iter().zip(words)).zip(bins) {
+            let bin = usize::from(*bin) % BINS;
+            *kept = if *word < low[bin] { *x } else { 0.0 };
+            *doubt = u8::from(*word >= low[bin]) & u8::from(*word < high[bin]) & u8::from(*x != 0.0);
+            count += u32::from(*doubt);
+        }
+        count
+    }
 }
 
 simd! {
@@ -124,10 +163,11 @@ simd! {
 }
 
 simd! {
-    /// Every element's bin. Larger magnitudes never have smaller bins: rounding is monotone.
+    /// Every element's bin. Larger magnitudes never have smaller bins: rounding is monotone. A number next to 2^23 has its
+    /// whole part in the lowest bits.
     fn find_bins(row: &[f32], scale: f32, bins: &mut [u16]) {
         for (bin, x) in bins.iter_mut().zip(row) {
-            *bin = ((x.abs() * scale) as i32).min(BINS as i32 - 1) as u16;
+            *bin = (x.abs() * scale + (1 << 23) as f32).to_bits() as u16;
         }
     }
 }
