@@ -132,6 +132,7 @@ def torch_codes(weight, bits, group, asym):
     scale = (high - low) / (2**bits - 1) if asym else torch.maximum(-low, high) / ((2**bits - 1) / 2)
     scale = torch.where(scale == 0, torch.finfo(weight.dtype).eps, scale)
     zero = torch.clamp(least - low / scale, least, most).round() if asym else torch.zeros_like(scale)
+    zero = torch.where(low < high, zero, 0)
     codes = torch.clamp(groups / scale[..., None] + zero[..., None], least, most).round()
     return (codes.flatten(-2) - least).to(torch.uint8), scale
 

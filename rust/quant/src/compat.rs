@@ -63,7 +63,9 @@ impl Rounding {
         let [scale] = scale;
         let below = self.one(low / scale);
         let zero = match kind.span {
-            Span::Affine => self.one(-middle - below).clamp(-middle, top - middle).round_ties_even() + middle,
+            Span::Affine if low < high => {
+                self.one(-middle - below).clamp(-middle, top - middle).round_ties_even() + middle
+            }
             _ => middle,
         };
         Grid { scale, zero: zero as u8 }
