@@ -209,6 +209,26 @@ def test_the_report_says_how_far_each_weight_is_from_its_codes(tmp_path):
     assert rows["model.norm.weight"]["copied"]
 
 
+def test_the_report_has_hqq_s_error_before_and_after_rounding(tmp_path):
+    tensors = {name: weight.float() for name, weight in weights().items()}
+    folder(tmp_path / "model", tensors)
+    scheme, method = pq.W3A16(group=64, asym=True), pq.HalfQuadratic()
+    pq.quantize(tmp_path / "model", scheme=scheme, method=method, to=tmp_path / "out", report=True)
+    report = json.loads((tmp_path / "out" / "polmrs_report.json").read_text())
+    rows = {row["name"]: row["relative"] for row in report["tensors"]}
+    made, _ = read(tmp_path / "out")
+    for module in LINEAR:
+        weight = tensors[f"{module}.weight"].double()
+        parts = {
+            name.removeprefix(f"{module}."): made[name] for name in made if name.startswith(f"{module}.")
+        }
+        after = pq.from_format(parts, format="compressed-tensors")
+        before = pq.decode(pq.encode(tensors[f"{module}.weight"], pq.HQQ(bits=3, group=64)))
+        for part, back in [("weight_packed", after), ("weight_zero_point", before)]:
+            wanted = ((back - weight).norm() / weight.norm()).item()
+            assert rows[f"{module}.{part}"] == pytest.approx(wanted, rel=1e-5)
+
+
 def test_the_command_line_writes_the_same_folder(tmp_path):
     folder(tmp_path / "model")
     scheme = pq.W4A16(group=64, asym=True)

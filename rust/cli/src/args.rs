@@ -85,6 +85,9 @@ pub(crate) struct Merge {
     /// Write polmrs_report.json: how far each tensor moved, and whether the models agreed
     #[arg(long)]
     pub(crate) report: bool,
+    /// Quantize the result on the way, as in --then 'quantize --scheme w4a16 --group 64'; OUT holds that alone
+    #[arg(long, value_name = "STEP", conflicts_with = "resume")]
+    pub(crate) then: Option<String>,
     /// Stop at the first NaN or infinity: the default
     #[arg(long, conflicts_with = "allow_nonfinite")]
     pub(crate) fail_on_nonfinite: bool,

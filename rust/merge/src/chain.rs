@@ -95,6 +95,17 @@ impl Chain {
         self.documents.split_last().ok_or_else(|| Error::Config("the file is empty".into()))
     }
 
+    /// The result as it is going to be, without its weights; `name` is what messages call it.
+    pub fn announced(&self, name: &str) -> Result<ModelFolder> {
+        let (last, _) = self.last()?;
+        Ok(ModelFolder::announced(name, last.prepared.tensors().to_vec(), last.prepared.output_config()))
+    }
+
+    /// Refuses to write over a model that is read, or over a folder that holds one.
+    pub fn refuse_inputs(&self, out: &Path) -> Result<()> {
+        self.documents.iter().try_for_each(|one| one.prepared.refuse_inputs(out))
+    }
+
     /// What was accepted and has no effect, or was left out, and what is written besides the output.
     pub fn notes(&self) -> Vec<String> {
         let mut notes: Vec<String> = self.documents.iter().flat_map(|one| one.prepared.notes()).cloned().collect();

@@ -3,7 +3,7 @@
 use crate::bits;
 use crate::compat::Rounding;
 use crate::format::{Coding, Rows};
-use crate::hqq::Hqq;
+use crate::hqq::{self, Hqq, Real};
 use crate::int::{Int, Span, encode_int8_row};
 use crate::method::Search;
 use crate::row::Work;
@@ -79,8 +79,7 @@ impl Coder {
                         Search::Range => work.int(kind, group, None, x, out),
                         Search::Clipped(clip) => work.int(kind, group, Some(clip), x, out),
                         Search::Zero(hqq) => {
-                            let settings = Hqq { bits, round_zero: bits == 4, ..hqq };
-                            work.hqq_rounded(settings, kind, group, x, out);
+                            work.hqq_rounded(settings(hqq, bits), kind, group, x, out);
                         }
                     }
                 }
@@ -100,6 +99,16 @@ impl Coder {
         rows
     }
 
+    /// What whole rows would stand for if HQQ's zero points were stored as they are; nothing, for other methods.
+    pub fn unrounded(&self, x: &[f32], columns: usize, out: &mut [f32]) -> bool {
+        let (Coding::Int { bits, .. }, Search::Zero(hqq)) = (self.coding, self.search) else { return false };
+        let group = self.coding.group(columns);
+        let (mut grids, mut codes) = (vec![Real::default(); x.len() / group], vec![0; x.len()]);
+        settings(hqq, bits).encode(x, group, &mut grids, &mut codes);
+        hqq::decode(&codes, group, &grids, out);
+        true
+    }
+
     /// How many scales so many elements have.
     fn scales(&self, elements: usize, columns: usize) -> usize {
         match self.coding {
@@ -116,4 +125,9 @@ impl Coder {
             Coding::Mxfp4 | Coding::Nvfp4 | Coding::Nf4 { .. } => columns / 2,
         }
     }
+}
+
+/// HQQ's settings for codes of so many bits.
+fn settings(hqq: Hqq, bits: u32) -> Hqq {
+    Hqq { bits, round_zero: bits == 4, ..hqq }
 }

@@ -18,6 +18,9 @@ use std::path::Path;
 /// Models whose layers are stored `[in, out]`, the other way round.
 const TRANSPOSED: [&str; 4] = ["gpt2", "openai-gpt", "ctrl", "imagegpt"];
 
+/// What a model was merged by, where it was.
+const MERGED: &str = "mergekit_config.yml";
+
 /// A quantization that is understood, open and planned, with nothing written yet.
 pub struct Prepared {
     reference: String,
@@ -35,7 +38,11 @@ impl Prepared {
     /// [`Error::Usage`] and [`Error::Config`] for what does not go together, [`Error::Checkpoint`] for a model that is
     /// quantized already or has nothing to quantize.
     pub fn new(reference: &str, config: Config, settings: Settings) -> Result<Prepared> {
-        let model = ModelFolder::open(reference)?;
+        Prepared::of(ModelFolder::open(reference)?, reference, config, settings)
+    }
+
+    /// The same for a model that is open, or only announced; `reference` is what messages call it.
+    pub fn of(model: ModelFolder, reference: &str, config: Config, settings: Settings) -> Result<Prepared> {
         if let Some(kind) = stored_transposed(&model) {
             let rule = "its layers are stored [in, out], and no loader reads those quantized";
             return Err(Error::Checkpoint(format!("{reference}: model_type '{kind}': {rule}")));
@@ -187,7 +194,7 @@ impl Contents for Quantized<'_> {
     fn beside(&self, output: &Output) -> Result<()> {
         let [model] = &self.prepared.model;
         let Some(mut config) = model.config.clone() else { return Ok(()) };
-        for name in TOKENIZER.into_iter().chain(SIDECARS) {
+        for name in TOKENIZER.into_iter().chain(SIDECARS).chain([MERGED]) {
             let from = model.folder.join(name);
             if from.is_file() {
                 beside::copy(output, &from, name, |_, _| false)?;

@@ -16,6 +16,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 pub(crate) fn merge(args: &Merge, ctl: &Ctl) -> Result<()> {
+    if let Some(step) = &args.then {
+        return super::then::merge(args, step, ctl);
+    }
     let prepared = Chain::new(&read(&args.merging)?, settings(args)?, None)?;
     if !args.quiet {
         prepared.notes().iter().for_each(|note| eprintln!("note: {note}"));

@@ -8,6 +8,7 @@ pub(crate) mod inspect;
 pub(crate) mod merge;
 pub(crate) mod quantize;
 pub(crate) mod report;
+pub(crate) mod then;
 
 use polmrs_core::{Result, pool};
 

@@ -10,6 +10,7 @@ use polmrs_model::build::Settings;
 use polmrs_quant::program::Config;
 use polmrs_quant::run::Prepared;
 use std::fmt::Write;
+use std::path::Path;
 
 pub(crate) fn quantize(args: &Quantize, ctl: &Ctl) -> Result<()> {
     let prepared = Prepared::new(&args.source, config(args)?, settings(args)?)?;
@@ -25,6 +26,11 @@ pub(crate) fn quantize(args: &Quantize, ctl: &Ctl) -> Result<()> {
     if !args.quiet {
         prepared.notes().iter().for_each(|note| eprintln!("note: {note}"));
     }
+    run(args, &prepared, out, ctl)
+}
+
+/// Quantizes, and says what came of it.
+pub(super) fn run(args: &Quantize, prepared: &Prepared, out: &Path, ctl: &Ctl) -> Result<()> {
     let report = match shown(args.quiet, "quantizing", ctl, || prepared.run(out, ctl)) {
         Err(error @ (Error::Cancelled | Error::Io { .. })) => {
             explain_remnant(out);
@@ -52,7 +58,7 @@ pub(crate) fn quantize(args: &Quantize, ctl: &Ctl) -> Result<()> {
     Ok(())
 }
 
-fn config(args: &Quantize) -> Result<Config> {
+pub(super) fn config(args: &Quantize) -> Result<Config> {
     let mut scheme = args.scheme.clone();
     if let Some(group) = &args.group {
         let _ = write!(scheme, " group={group}");
@@ -62,7 +68,7 @@ fn config(args: &Quantize) -> Result<Config> {
     Config::parse(&scheme, &args.method, args.format.as_deref(), &args.exclude, &args.rules, args.compat)
 }
 
-fn settings(args: &Quantize) -> Result<Settings> {
+pub(super) fn settings(args: &Quantize) -> Result<Settings> {
     Ok(Settings {
         threads: threads(args.threads)?,
         shard_size: args.shard_size,
