@@ -1,14 +1,13 @@
 """The README's examples run as they stand, in a folder that holds the models they name."""
 
-import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 
@@ -24,17 +23,11 @@ def blocks(language):
 @pytest.fixture
 def models(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    shape = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1}
     for seed, name in enumerate(["sft", "math", "code"]):
-        folder = tmp_path / "out" / name
-        folder.mkdir(parents=True)
-        random = np.random.default_rng(seed)
-        weights = {
-            "model.embed_tokens.weight": random.normal(size=(16, 8)).astype(np.float32),
-            "model.norm.weight": random.normal(size=8).astype(np.float32),
-        }
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "float32"}
-        (folder / "config.json").write_text(json.dumps(config))
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=16, tie_word_embeddings=True, **shape))
+        model.save_pretrained(tmp_path / "out" / name)
 
 
 @pytest.mark.usefixtures("models")
@@ -47,7 +40,8 @@ def test_the_commands_of_the_readme_run_on_its_yaml():
     for line in lines:
         arguments = line.partition("#")[0].split()[1:]
         subprocess.run([Path(sys.executable).with_name("polmrs"), *arguments], check=True)
-    assert list(Path("out/merged").glob("*.safetensors"))
+    for folder in ["out/merged", "out/int4"]:
+        assert list(Path(folder).glob("*.safetensors"))
 
 
 @pytest.mark.usefixtures("models")
