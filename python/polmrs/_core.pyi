@@ -35,6 +35,27 @@ class merge:
         progress: Callable[[int, int], object] | None,
     ) -> str: ...
     @staticmethod
+    def sweep_folder(
+        config: str,
+        origin: str,
+        to: str,
+        *,
+        over: str,
+        score: Callable[..., Any] | str | Sequence[str],
+        maximize: bool,
+        threads: int | None,
+        shard_size: int,
+        seed: int,
+        overwrite: bool,
+        resume: bool,
+        sync_every: int,
+        verify: bool,
+        report: bool,
+        max_memory: int | None,
+        allow_nonfinite: bool,
+        progress: Callable[[int, int], object] | None,
+    ) -> str: ...
+    @staticmethod
     def plan_folder(
         config: str,
         origin: str,

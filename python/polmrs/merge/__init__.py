@@ -39,6 +39,7 @@ from polmrs.merge.methods import (
 )
 from polmrs.merge.run import merge, plan
 from polmrs.merge.soup import Soup, greedy_soup
+from polmrs.merge.sweeps import Sweep, sweep
 
 __all__ = [
     "DARE",
@@ -68,9 +69,11 @@ __all__ = [
     "RAMPlusTL",
     "RegMean",
     "Soup",
+    "Sweep",
     "TaskArithmetic",
     "greedy_soup",
     "lmc",
     "merge",
     "plan",
+    "sweep",
 ]

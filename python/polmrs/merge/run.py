@@ -123,7 +123,7 @@ def merge(
         )
     if to is None:
         raise UsageError("to: a merge of paths needs a folder to write")
-    text, origin = _source(models, base, method, dtype, out_dtype)
+    text, origin = source(models, base, method, dtype, out_dtype)
     done: dict[str, Any] = json.loads(
         _core.merge.merge_folder(
             text,
@@ -159,7 +159,7 @@ def plan(
     max_memory: int | None = None,
 ) -> dict[str, Any]:
     """What ``merge`` of the same arguments will read, write and need (``polmrs.plan/1``), from headers alone."""
-    text, origin = _source(models, base, method, dtype, out_dtype)
+    text, origin = source(models, base, method, dtype, out_dtype)
     described: dict[str, Any] = json.loads(
         _core.merge.plan_folder(
             text,
@@ -178,7 +178,7 @@ def _function(method: Method | None) -> Function | None:
     return (method.grain, method.fn) if isinstance(method, Custom) else None
 
 
-def _source(
+def source(
     models: PathOrName | Sequence[PathOrName],
     base: PathOrName | None,
     method: Method | None,

@@ -86,8 +86,13 @@ pub(crate) struct Merge {
     #[arg(long)]
     pub(crate) report: bool,
     /// Quantize the result on the way, as in --then 'quantize --scheme w4a16 --group 64'; OUT holds that alone
-    #[arg(long, value_name = "STEP", conflicts_with = "resume")]
+    #[arg(long, value_name = "STEP", conflicts_with_all = ["resume", "sweep"])]
     pub(crate) then: Option<String>,
+    /// Merge once for each value of a parameter and keep the best; given several times, for every combination
+    #[arg(long, value_name = "NAME=V,V", requires = "score")]
+    pub(crate) sweep: Vec<String>,
+    #[command(flatten)]
+    pub(crate) scoring: Scoring,
     /// Stop at the first NaN or infinity: the default
     #[arg(long, conflicts_with = "allow_nonfinite")]
     pub(crate) fail_on_nonfinite: bool,
@@ -97,6 +102,19 @@ pub(crate) struct Merge {
     /// No progress and no notes
     #[arg(long, short)]
     pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Scoring {
+    /// The command that scores a model: no shell, {out} is the model's folder, the last line it prints is the number
+    #[arg(long, value_name = "CMD")]
+    pub(crate) score: Option<String>,
+    /// The highest score is the best
+    #[arg(long, requires = "score", conflicts_with = "minimize")]
+    pub(crate) maximize: bool,
+    /// The lowest score is the best
+    #[arg(long, requires = "score")]
+    pub(crate) minimize: bool,
 }
 
 #[derive(Debug, Group)]

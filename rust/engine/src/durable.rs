@@ -8,9 +8,9 @@ use crate::sink::Sink;
 use crate::source::Meta;
 use crate::stream::guard;
 use crate::survey::Survey;
-use polmrs_core::{Error, Result};
+use polmrs_core::Result;
 use polmrs_io::digest::Digest;
-use polmrs_io::journal::{Journal, difference};
+use polmrs_io::journal::Journal;
 use polmrs_io::output::Output;
 use polmrs_io::safetensors::{Layout, Writer};
 use serde_json::{Value as Json, json};
@@ -51,17 +51,10 @@ impl Durable {
     /// # Errors
     /// [`Error::Exists`] if the folder holds work of another description; the message names what differs.
     pub fn begin(output: &Output, layout: Layout, outputs: &[Meta], work: &Json, wanted: Wanted) -> Result<Durable> {
-        let earlier = if output.resumed() { Journal::open(&output.journal())? } else { None };
         let mut records = vec![None; outputs.len()];
-        let (writer, journal) = match earlier {
+        let (writer, journal) = match Journal::take_up(output, work)? {
             Some((journal, lines)) => {
-                if let Some(difference) = lines.first().and_then(|begun| difference(begun, work)) {
-                    let folder = output.folder().display();
-                    return Err(Error::Exists(format!(
-                        "{folder} holds unfinished work that differs in {difference}; without --resume it is replaced"
-                    )));
-                }
-                for done in lines[1..].iter().flat_map(|line| line["done"].as_array().into_iter().flatten()) {
+                for done in lines.iter().flat_map(|line| line["done"].as_array().into_iter().flatten()) {
                     if let Some((tensor, record)) = read(done, wanted).filter(|(tensor, _)| *tensor < records.len()) {
                         records[tensor] = Some(record);
                     }
@@ -70,9 +63,6 @@ impl Durable {
                 (Writer::reopen(output.folder(), layout, whole)?, journal)
             }
             None => {
-                if output.resumed() {
-                    output.clear()?;
-                }
                 let writer = Writer::create(output.folder(), layout)?;
                 output.sync()?;
                 (writer, Journal::create(&output.journal(), work)?)

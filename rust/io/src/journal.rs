@@ -3,6 +3,7 @@
 //! A line is a checksum, a space, and JSON. The checksum covers all lines before it too, so a tail that a power cut left
 //! half-written, or that belongs elsewhere, is recognised and cut off; every line before it is whole.
 
+use crate::output::Output;
 use blake3::Hasher;
 use polmrs_core::{Error, Result};
 use serde_json::Value as Json;
@@ -62,6 +63,30 @@ impl Journal {
             .and_then(|_| file.sync_data())
             .map_err(Error::io(path, "write"))?;
         Ok(Some((Journal { path: path.into(), open: Mutex::new((file, hasher)) }, lines)))
+    }
+
+    /// The journal that an earlier run left in an output folder, and the lines after its first, which must say the same as
+    /// `work`. `None` if this run begins: a folder without a journal holds nothing to go on from, and is emptied.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if the folder holds work of another description; the message names what differs.
+    pub fn take_up(output: &Output, work: &Json) -> Result<Option<(Journal, Vec<Json>)>> {
+        if !output.resumed() {
+            return Ok(None);
+        }
+        let Some((journal, mut lines)) = Journal::open(&output.journal())? else {
+            output.clear()?;
+            return Ok(None);
+        };
+        match difference(&lines.remove(0), work) {
+            None => Ok(Some((journal, lines))),
+            Some(difference) => {
+                let folder = output.folder().display();
+                Err(Error::Exists(format!(
+                    "{folder} holds unfinished work that differs in {difference}; without --resume it is replaced"
+                )))
+            }
+        }
     }
 
     /// Adds a line, durably.

@@ -10,6 +10,7 @@
 //! | [`tokenizer`] | models with different vocabularies: tokens, rows, files |
 //! | [`chain`] | a file of several documents, later ones on the results of earlier ones |
 //! | [`run`](mod@run) | a merge into a folder |
+//! | [`sweep`], [`trial`], [`score`] | several values of parameters, each merged and scored; the best is kept |
 
 pub mod chain;
 pub mod config;
@@ -24,8 +25,11 @@ mod ranking;
 mod relayer;
 pub mod run;
 pub mod schema;
+pub mod score;
 mod select;
 pub mod setting;
 mod sparsify;
 pub mod spec;
+pub mod sweep;
 pub mod tokenizer;
+pub mod trial;

@@ -221,6 +221,11 @@ pub struct Param {
 }
 
 impl Param {
+    /// Whether it changes anything.
+    pub fn has_effect(&self) -> bool {
+        !matches!(self.default, Default::Ignored(_))
+    }
+
     /// A per-model number that a configuration must give.
     pub const fn weight(doc: &'static str) -> Param {
         Param {

@@ -10,6 +10,7 @@ mod merge;
 mod quant;
 mod rl;
 mod search;
+mod sweep;
 
 use pyo3::prelude::*;
 use std::ffi::OsString;

@@ -28,6 +28,8 @@ type Named<'py> = (String, String, Bound<'py, PyAny>);
 pub(crate) mod merge {
     #[pymodule_export]
     use super::{merge_arrays, merge_folder, plan_folder};
+    #[pymodule_export]
+    use crate::sweep::sweep_folder;
 }
 
 /// Merges model folders; gives the report as JSON.
@@ -155,15 +157,15 @@ type Custom = (String, Py<PyAny>);
 
 /// The exception that a caller's function has raised.
 #[derive(Clone, Default)]
-struct Raised(Arc<Mutex<Option<PyErr>>>);
+pub(crate) struct Raised(Arc<Mutex<Option<PyErr>>>);
 
 impl Raised {
-    fn set(&self, error: PyErr) {
+    pub(crate) fn set(&self, error: PyErr) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 
     /// The exception itself, in place of the error that it stopped the work with.
-    fn instead_of<T>(&self, result: PyResult<T>) -> PyResult<T> {
+    pub(crate) fn instead_of<T>(&self, result: PyResult<T>) -> PyResult<T> {
         match self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(raised) => Err(raised),
             None => result,
@@ -216,7 +218,12 @@ fn called(py: Python<'_>, function: &Py<PyAny>, call: &Call<'_>, out: &mut [f32]
     Ok(())
 }
 
-fn settings(threads: Option<usize>, shard_size: u64, seed: u64, max_memory: Option<u64>) -> Result<Settings> {
+pub(crate) fn settings(
+    threads: Option<usize>,
+    shard_size: u64,
+    seed: u64,
+    max_memory: Option<u64>,
+) -> Result<Settings> {
     let threads = threads.map_or_else(pool::default_threads, Ok)?;
     let build = build::Settings { threads, shard_size, max_memory, ..build::Settings::default() };
     Ok(Settings { build, seed, ..Settings::default() })

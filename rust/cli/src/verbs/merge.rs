@@ -19,6 +19,12 @@ pub(crate) fn merge(args: &Merge, ctl: &Ctl) -> Result<()> {
     if let Some(step) = &args.then {
         return super::then::merge(args, step, ctl);
     }
+    if !args.sweep.is_empty() {
+        return super::sweep::sweep(args, ctl);
+    }
+    if args.scoring.score.is_some() {
+        return Err(Error::Usage("--score: is for --sweep NAME=VALUE,VALUE".into()));
+    }
     let prepared = Chain::new(&read(&args.merging)?, settings(args)?, None)?;
     if !args.quiet {
         prepared.notes().iter().for_each(|note| eprintln!("note: {note}"));

@@ -8,6 +8,8 @@ pub(crate) mod inspect;
 pub(crate) mod merge;
 pub(crate) mod quantize;
 pub(crate) mod report;
+mod scoring;
+mod sweep;
 pub(crate) mod then;
 
 use polmrs_core::{Result, pool};
