@@ -17,11 +17,11 @@ resolve() {
 mv constraints.new constraints.txt
 
 for peer in peers/*.txt; do
-    wanted=$(sed -n '1s/^# \([^ ,]*\).*/\1/p' "$peer")
+    wanted=$(sed -n '1s/^# \([^,]*\),.*/\1/p' "$peer") # the peer, and what else its environment must hold
     {
         echo "# $wanted, and all that it needs. Written by \`make lock\`."
-        resolve --constraint constraints.txt - <<<"$wanted" 2>/dev/null ||
-            resolve - <<<"$wanted" # verl wants an older transformers
+        resolve --constraint constraints.txt - <<<"${wanted// /$'\n'}" 2>/dev/null ||
+            resolve - <<<"${wanted// /$'\n'}" # verl wants an older transformers
     } >"$peer.new"
     mv "$peer.new" "$peer"
 done

@@ -17,7 +17,7 @@ True
 """
 
 from polmrs.quantize.codec import Codec, Encoded, decode, encode
-from polmrs.quantize.format import Format, from_format, to_format
+from polmrs.quantize.format import Format, from_format, quantization_config, to_format
 from polmrs.quantize.fp4 import MXFP4, NVFP4
 from polmrs.quantize.fp8 import FP8
 from polmrs.quantize.hqq import HQQ
@@ -77,6 +77,7 @@ __all__ = [
     "from_format",
     "pack",
     "plan",
+    "quantization_config",
     "quantize",
     "to_format",
     "unpack",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -119,6 +120,34 @@ def from_format(tensors: Mapping[str, Array], *, format: Format, bits: int | Non
     _core.quant.from_format(format, given, bits, out)
     wanted = any(is_torch(tensor) for tensor in tensors.values())
     return from_bits("float32", out.view(np.uint32), torch_wanted=wanted)
+
+
+def quantization_config(
+    codec: Codec,
+    *,
+    format: Format = "compressed-tensors",
+    dtype: str = "bfloat16",
+    ignore: Sequence[str] = ("lm_head",),
+    activations: bool = False,
+) -> dict[str, Any]:
+    """``quantization_config`` of a ``config.json``, for a model whose linear layers are all in one layout.
+
+    Args:
+        codec: How the layers are quantized.
+        format: The format that they are in; for gptq this is also what ``quantize_config.json`` holds.
+        dtype: The torch name of the model's type.
+        ignore: Modules that stay as they are.
+        activations: As ``to_format`` was told.
+
+    >>> from polmrs import quantize
+    >>> config = quantize.quantization_config(quantize.Integer(bits=4, group=64), format="awq")
+    >>> config["quant_method"], config["group_size"], config["modules_to_not_convert"]
+    ('awq', 64, ['lm_head'])
+    """
+    config: dict[str, Any] = json.loads(
+        _core.quant.format_config(_spec(codec, dtype, format, activations), list(ignore))
+    )
+    return config
 
 
 def _spec(codec: Codec, dtype: str, format: Format, activations: bool) -> _Spec:

@@ -16,7 +16,7 @@ pub(crate) mod quant {
     #[pymodule_export]
     use super::folder::{plan_folder, quantize_folder};
     #[pymodule_export]
-    use super::format::{format_shape, from_format, to_format};
+    use super::format::{format_config, format_shape, from_format, to_format};
     #[pymodule_export]
     use super::{
         decode_fp8, decode_int, decode_int8, decode_mxfp4, decode_nf4, decode_nvfp4, encode_fp8, encode_hqq,

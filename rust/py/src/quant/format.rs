@@ -5,7 +5,7 @@ use crate::call::quick;
 use crate::error::to_py;
 use crate::quant::float_type;
 use polmrs_core::{Dtype, Error};
-use polmrs_quant::format::{Coding, Format, Group, Held, Layout, Rows, Stored, Tensor};
+use polmrs_quant::format::{Coding, Format, Group, Held, Layout, Rows, Stored, Tensor, quantization_config};
 use pyo3::prelude::*;
 use pyo3::types::PyByteArray;
 
@@ -75,6 +75,14 @@ pub(super) fn to_format<'py>(
         (tensor.suffix, tensor.dtype.torch_name(), tensor.shape, PyByteArray::new(py, &bytes))
     };
     Ok(written.into_iter().map(entry).collect())
+}
+
+/// `quantization_config` of a model whose layers all have one layout, as JSON.
+#[pyfunction]
+pub(super) fn format_config(py: Python<'_>, spec: Spec, ignore: Vec<String>) -> PyResult<String> {
+    let layouts = [(spec.layout(py)?, vec!["Linear".to_owned()])];
+    let config = quantization_config(&layouts, &ignore).map_err(|error| to_py(py, &error))?;
+    Ok(config.to_string())
 }
 
 /// The tensors that Python gave, with their bytes borrowed.

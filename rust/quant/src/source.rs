@@ -1,0 +1,266 @@
+//! A quantized checkpoint as a source: its weights by their dense names, dequantized as they are read.
+//!
+//! Whatever the format, a module's tensors become one weight; tensors that belong to no quantized module stay as they are.
+//! Rows are read in the format's grain. Formats that store the transpose are read in stripes of at least 256 rows, so that
+//! the file is not read word by word, and the stripes read last are kept: at most 64 MiB.
+
+use crate::format::{Format, Held, Part, Stored, Tensor};
+use polmrs_core::{Dtype, Error, Result, dtype};
+use polmrs_engine::source::{Meta, Source};
+use serde_json::Value as Json;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Rows of a stripe.
+const STRIPE: usize = 256;
+/// Bytes of stripes that are kept.
+const KEPT: usize = 64 << 20;
+
+/// A quantized checkpoint, dequantized.
+pub struct Quantized {
+    base: Arc<dyn Source>,
+    tensors: Vec<Meta>,
+    origins: Vec<Origin>,
+    index: HashMap<String, usize>,
+    kept: Mutex<Vec<Kept>>,
+}
+
+/// Where a tensor comes from.
+enum Origin {
+    /// The base, as it is.
+    Same(usize),
+    Weight(Weight),
+}
+
+/// A weight that is stored in a layout.
+struct Weight {
+    stored: Stored,
+    /// Its tensors, and where the base has them.
+    parts: Vec<(Tensor, usize)>,
+}
+
+/// Rows of a weight, dequantized.
+struct Kept {
+    tensor: usize,
+    first: usize,
+    values: Arc<Vec<f32>>,
+}
+
+/// The format that a configuration's `quantization_config` names, if it has one.
+///
+/// # Errors
+/// It names a format that is not read here.
+pub fn format_of(config: &Json) -> Result<Option<Format>> {
+    let quantization = &config["quantization_config"];
+    if quantization.is_null() {
+        return Ok(None);
+    }
+    match quantization["quant_method"].as_str().unwrap_or("a method without a name") {
+        "compressed-tensors" => Ok(Some(Format::CompressedTensors)),
+        "gptq" if quantization["checkpoint_format"] == "gptq_v2" => Ok(Some(Format::GptqV2)),
+        "gptq" => Ok(Some(Format::Gptq)),
+        "awq" => Ok(Some(Format::Awq)),
+        "bitsandbytes" => Ok(Some(Format::Bnb)),
+        other => {
+            let known = "compressed-tensors, gptq, awq, bitsandbytes";
+            Err(Error::Checkpoint(format!("quantization_config: '{other}' is not read; {known} are")))
+        }
+    }
+}
+
+/// What a name must end in for its module to be quantized.
+const fn marks(format: Format) -> &'static [&'static str] {
+    match format {
+        Format::CompressedTensors => &[".weight_scale"],
+        Format::Gptq | Format::GptqV2 | Format::Awq => &[".qweight"],
+        Format::Bnb => &[".SCB", ".weight.quant_state.bitsandbytes__nf4", ".weight.quant_state.bitsandbytes__fp4"],
+    }
+}
+
+/// What else a quantized module may hold, which a dense one has not: about activations, or superseded.
+const SPARE: [&str; 6] =
+    ["weight_shape", "input_scale", "input_zero_point", "input_global_scale", "output_scale", "weight_format"];
+
+impl Quantized {
+    /// Finds the quantized weights of a checkpoint, from its headers and its small tensors.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`], with the module's name, where its tensors are not what the format gives it.
+    pub fn new(base: Arc<dyn Source>, config: &Json, format: Format) -> Result<Quantized> {
+        let mut modules: HashMap<&str, Vec<(&str, usize)>> = HashMap::new();
+        let quantized = |name: &str| marks(format).iter().find_map(|mark| name.strip_suffix(mark)).map(str::to_owned);
+        let names: Vec<String> = base.tensors().iter().filter_map(|meta| quantized(&meta.name)).collect();
+        for name in &names {
+            modules.entry(name).or_default();
+        }
+        let mut owners = vec![None; base.tensors().len()];
+        for (at, meta) in base.tensors().iter().enumerate() {
+            let dots = meta.name.char_indices().filter(|(_, letter)| *letter == '.').map(|(dot, _)| dot);
+            if let Some(dot) = dots.into_iter().find(|dot| modules.contains_key(&meta.name[..*dot])) {
+                let (module, suffix) = (&meta.name[..dot], &meta.name[dot + 1..]);
+                owners[at] = Some(module);
+                modules.entry(module).or_default().push((suffix, at));
+            }
+        }
+        let stated = ["dtype", "torch_dtype"].into_iter().find_map(|key| config[key].as_str());
+        let stated = stated.and_then(Dtype::from_torch_name).filter(|dtype| dtype.is_float());
+        let bits = one_width(&config["quantization_config"]);
+        let mut made = (Vec::new(), Vec::new());
+        let mut add = |meta: Meta, origin| {
+            made.0.push(meta);
+            made.1.push(origin);
+        };
+        for (at, meta) in base.tensors().iter().enumerate() {
+            let Some(module) = owners[at] else {
+                add(meta.clone(), Origin::Same(at));
+                continue;
+            };
+            let held = &modules[module];
+            if held[0].1 == at {
+                let weight = Weight::new(base.as_ref(), held, format, bits).map_err(|error| {
+                    error.within(&format!("{}: {module}", base.label()))
+                })?;
+                let shape = vec![weight.stored.rows as u64, weight.stored.columns as u64];
+                let dtype = stated.unwrap_or(weight.stored.layout.dtype);
+                add(Meta { name: format!("{module}.weight"), dtype, shape }, Origin::Weight(weight));
+            }
+            if &meta.name[module.len() + 1..] == "bias" {
+                add(meta.clone(), Origin::Same(at));
+            }
+        }
+        let (tensors, origins) = made;
+        let index = tensors.iter().enumerate().map(|(at, meta)| (meta.name.clone(), at)).collect();
+        Ok(Quantized { base, tensors, origins, index, kept: Mutex::default() })
+    }
+
+    /// Whole rows of a weight, from a stripe's first on.
+    fn stripe(&self, tensor: usize, weight: &Weight, first: usize, count: usize) -> Result<Arc<Vec<f32>>> {
+        let found = |kept: &Kept| kept.tensor == tensor && kept.first == first;
+        let lock = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = lock().iter().find(|kept| found(kept)) {
+            return Ok(Arc::clone(&kept.values));
+        }
+        let values = Arc::new(weight.rows(self.base.as_ref(), first, count)?);
+        let mut kept = lock();
+        let mut bytes = 4 * values.len();
+        kept.insert(0, Kept { tensor, first, values: Arc::clone(&values) });
+        kept.retain(|kept| {
+            bytes += 4 * kept.values.len();
+            bytes <= KEPT + 8 * values.len()
+        });
+        Ok(values)
+    }
+}
+
+impl Weight {
+    fn new(base: &dyn Source, held: &[(&str, usize)], format: Format, bits: Option<u32>) -> Result<Weight> {
+        let find = |suffix: &str| {
+            let found = held.iter().find(|(name, _)| *name == suffix).map(|(_, at)| *at);
+            found.ok_or_else(|| Error::Checkpoint(format!("{suffix}: not there")))
+        };
+        let small = |suffix: &str| {
+            let at = find(suffix)?;
+            let size = base.tensors()[at].nbytes();
+            if size > 1 << 16 {
+                return Err(Error::Checkpoint(format!("{suffix}: {size} bytes are too many for it")));
+            }
+            let mut bytes = vec![0; size as usize];
+            base.read(at, 0, &mut bytes)?;
+            Ok(bytes)
+        };
+        let tensors = held.iter().map(|(suffix, at)| (*suffix, base.tensors()[*at].dtype, &base.tensors()[*at].shape[..]));
+        let stored = Held { tensors: tensors.collect(), bytes: &small }.recognise(format, bits)?;
+        let tensors = stored.layout.tensors(stored.rows, stored.columns)?;
+        let known = |suffix: &str| suffix == "bias" || SPARE.contains(&suffix) || tensors.iter().any(|tensor| tensor.suffix == suffix);
+        if let Some((suffix, _)) = held.iter().find(|(suffix, _)| !known(suffix)) {
+            return Err(Error::Checkpoint(format!("{suffix}: a tensor that {} does not know", format.name())));
+        }
+        let parts = tensors.into_iter().map(|tensor| find(tensor.suffix).map(|at| (tensor, at))).collect::<Result<_>>()?;
+        Ok(Weight { stored, parts })
+    }
+
+    /// Rows that are read at once.
+    fn stripe(&self) -> usize {
+        let grain = self.stored.layout.grain(self.stored.columns);
+        let turned = self.parts.iter().any(|(tensor, _)| matches!(tensor.part, Part::Columns { .. }));
+        if turned { STRIPE.next_multiple_of(grain) } else { grain }
+    }
+
+    fn rows(&self, base: &dyn Source, first: usize, count: usize) -> Result<Vec<f32>> {
+        let columns = self.stored.columns;
+        let mut parts = Vec::with_capacity(self.parts.len());
+        for (tensor, at) in &self.parts {
+            let mut part = Vec::new();
+            if tensor.part == Part::Whole {
+                part.resize(base.tensors()[*at].nbytes() as usize, 0); // as long as its writer made it
+                base.read(*at, 0, &mut part)?;
+            } else {
+                for run in tensor.runs(first..first + count) {
+                    let start = part.len();
+                    part.resize(start + run.len(), 0);
+                    base.read(*at, (run.start / tensor.dtype.size()) as u64, &mut part[start..])?;
+                }
+            }
+            parts.push(part);
+        }
+        let block = self.stored.layout.read(&parts, count, columns)?;
+        let mut values = vec![0.0; count * columns];
+        self.stored.layout.coding.decode(&block, columns, &mut values)?;
+        Ok(values)
+    }
+}
+
+/// The bits of all `config_groups`, where they agree.
+fn one_width(quantization: &Json) -> Option<u32> {
+    let groups = quantization["config_groups"].as_object()?;
+    let mut widths = groups.values().map(|group| group["weights"]["num_bits"].as_u64());
+    let first = widths.next()??;
+    widths.all(|width| width == Some(first)).then_some(first as u32)
+}
+
+impl Source for Quantized {
+    fn label(&self) -> &str {
+        self.base.label()
+    }
+
+    fn tensors(&self) -> &[Meta] {
+        &self.tensors
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        self.index.get(name).copied()
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        self.base.files()
+    }
+
+    fn read(&self, tensor: usize, first: u64, bytes: &mut [u8]) -> Result<()> {
+        let weight = match &self.origins[tensor] {
+            Origin::Same(at) => return self.base.read(*at, first, bytes),
+            Origin::Weight(weight) => weight,
+        };
+        let kind = self.tensors[tensor].dtype;
+        let (rows, columns, stripe) = (weight.stored.rows, weight.stored.columns, weight.stripe());
+        let (mut at, end) = (first as usize, first as usize + bytes.len() / kind.size());
+        let mut rest = bytes;
+        while at < end {
+            // One stripe at a time; rows that stand alone come as many at once as are wanted.
+            let top = at / columns / stripe * stripe;
+            let wanted = if stripe == 1 { end.div_ceil(columns) - top } else { stripe };
+            let count = wanted.min(rows - top);
+            let values = if stripe == 1 {
+                Arc::new(weight.rows(self.base.as_ref(), top, count)?)
+            } else {
+                self.stripe(tensor, weight, top, count)?
+            };
+            let (from, to) = (at - top * columns, end.min((top + count) * columns) - top * columns);
+            let (now, later) = rest.split_at_mut((to - from) * kind.size());
+            dtype::from_f32(kind, &values[from..to], now);
+            rest = later;
+            at = top * columns + to;
+        }
+        Ok(())
+    }
+}
