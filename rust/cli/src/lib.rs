@@ -40,6 +40,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, ctl: &Ctl) -> i32 {
             return error.exit_code();
         }
     };
+    compose();
     match dispatch(&args, ctl) {
         Ok(()) => 0,
         Err(error) => {
@@ -47,6 +48,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>, ctl: &Ctl) -> i32 {
             i32::from(error.exit_code())
         }
     }
+}
+
+/// Tells the crates what they need of each other and do not import: quantized models are read through `polmrs_quant`.
+pub fn compose() {
+    polmrs_model::folder::read_quantized_with(polmrs_quant::source::dense);
 }
 
 /// What the Python build does itself, as JSON `{"verb": ..., arguments}`; nothing for a verb of this library.

@@ -12,20 +12,31 @@ use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Bytes at the start of every tensor that the fingerprint covers.
 const SAMPLE: u64 = 4096;
 /// Bytes of a config or a card that are read; more is refused.
 const MAX_TEXT: u64 = 10 << 20;
 
+/// Gives the dense weights of a model whose config says that it is quantized; of any other, nothing.
+pub type ReadQuantized = fn(&Arc<dyn Source>, &Json) -> Result<Option<Arc<dyn Source>>>;
+
+static READ_QUANTIZED: OnceLock<ReadQuantized> = OnceLock::new();
+
+/// Says once, for the whole process, how quantized models are read. Formats are the business of a crate above this one;
+/// whoever composes both calls this before it opens a model. Without it their tensors are what their files hold.
+pub fn read_quantized_with(read: ReadQuantized) {
+    let _said_before = READ_QUANTIZED.set(read);
+}
+
 /// An open model.
 pub struct ModelFolder {
     /// Its folder, or the folder of its file.
     pub folder: PathBuf,
-    /// The tensors.
+    /// The tensors; those of a quantized model dequantized, see [`read_quantized_with`].
     pub source: Arc<dyn Source>,
-    /// `config.json`, where there is one.
+    /// `config.json`, where there is one, without the quantization that the source undid.
     pub config: Option<Json>,
     /// The model below and the adapter on it, where the reference is `model+adapter`.
     parts: Option<(Arc<dyn Source>, AdapterFolder)>,
@@ -163,9 +174,16 @@ fn open_model(place: &Place, label: &str) -> Result<ModelFolder> {
     if found.kind == Kind::Adapter {
         return Err(Error::Checkpoint(format!("{label}: is an adapter, not a model; write 'MODEL+{label}'")));
     }
-    let config = read_json(&found.folder.join("config.json"))?;
+    let mut config = read_json(&found.folder.join("config.json"))?;
+    let mut source = found.source;
+    if let (Some(config), Some(read)) = (&mut config, READ_QUANTIZED.get())
+        && let Some(dense) = read(&source, config)?
+    {
+        source = dense;
+        config.as_object_mut().and_then(|config| config.shift_remove("quantization_config"));
+    }
     let pending = found.pending.into_iter().collect();
-    Ok(ModelFolder { folder: found.folder, source: found.source, config, parts: None, pending })
+    Ok(ModelFolder { folder: found.folder, source, config, parts: None, pending })
 }
 
 /// An adapter that is open.

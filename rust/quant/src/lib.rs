@@ -9,7 +9,8 @@
 //! | [`fp4`] | E2M1 elements: MXFP4 and NVFP4 |
 //! | [`codebook`] | nearest entries of a sorted table: NF4, and the 8-bit dynamic map of double quantization |
 //! | [`matrix`] | all of them on whole matrices, on all threads |
-//! | [`format`] | which tensors a checkpoint of each file format holds for them
+//! | [`format`] | which tensors a checkpoint of each file format holds for them |
+//! | [`source`] | a quantized checkpoint as a source of dense weights |
 //! | [`scheme`], [`method`] | what weights become, and how codes are found, as rows of data |
 //! | [`select`] | which tensors become what, by names and rules |
 //! | [`coder`], `compat` | blocks of rows through scheme and method; llm-compressor's arithmetic |
@@ -36,3 +37,4 @@ mod row;
 pub mod run;
 pub mod scheme;
 pub mod select;
+pub mod source;

@@ -82,6 +82,13 @@ const fn marks(format: Format) -> &'static [&'static str] {
 const SPARE: [&str; 6] =
     ["weight_shape", "input_scale", "input_zero_point", "input_global_scale", "output_scale", "weight_format"];
 
+/// What [`read_quantized_with`](polmrs_model::folder::read_quantized_with) takes: the dense weights of a quantized model,
+/// and of any other model nothing.
+pub fn dense(base: &Arc<dyn Source>, config: &Json) -> Result<Option<Arc<dyn Source>>> {
+    let Some(format) = format_of(config).map_err(|error| error.within(base.label()))? else { return Ok(None) };
+    Ok(Some(Arc::new(Quantized::new(Arc::clone(base), config, format)?)))
+}
+
 impl Quantized {
     /// Finds the quantized weights of a checkpoint, from its headers and its small tensors.
     ///
@@ -118,9 +125,8 @@ impl Quantized {
             };
             let held = &modules[module];
             if held[0].1 == at {
-                let weight = Weight::new(base.as_ref(), held, format, bits).map_err(|error| {
-                    error.within(&format!("{}: {module}", base.label()))
-                })?;
+                let weight = Weight::new(base.as_ref(), held, format, bits)
+                    .map_err(|error| error.within(&format!("{}: {module}", base.label())))?;
                 let shape = vec![weight.stored.rows as u64, weight.stored.columns as u64];
                 let dtype = stated.unwrap_or(weight.stored.layout.dtype);
                 add(Meta { name: format!("{module}.weight"), dtype, shape }, Origin::Weight(weight));
@@ -154,6 +160,7 @@ impl Quantized {
 }
 
 impl Weight {
+    /// The layout of a module's tensors; `bits` as in [`Held::recognise`].
     fn new(base: &dyn Source, held: &[(&str, usize)], format: Format, bits: Option<u32>) -> Result<Weight> {
         let find = |suffix: &str| {
             let found = held.iter().find(|(name, _)| *name == suffix).map(|(_, at)| *at);
@@ -169,14 +176,18 @@ impl Weight {
             base.read(at, 0, &mut bytes)?;
             Ok(bytes)
         };
-        let tensors = held.iter().map(|(suffix, at)| (*suffix, base.tensors()[*at].dtype, &base.tensors()[*at].shape[..]));
+        let tensors =
+            held.iter().map(|(suffix, at)| (*suffix, base.tensors()[*at].dtype, &base.tensors()[*at].shape[..]));
         let stored = Held { tensors: tensors.collect(), bytes: &small }.recognise(format, bits)?;
         let tensors = stored.layout.tensors(stored.rows, stored.columns)?;
-        let known = |suffix: &str| suffix == "bias" || SPARE.contains(&suffix) || tensors.iter().any(|tensor| tensor.suffix == suffix);
+        let known = |suffix: &str| {
+            suffix == "bias" || SPARE.contains(&suffix) || tensors.iter().any(|tensor| tensor.suffix == suffix)
+        };
         if let Some((suffix, _)) = held.iter().find(|(suffix, _)| !known(suffix)) {
             return Err(Error::Checkpoint(format!("{suffix}: a tensor that {} does not know", format.name())));
         }
-        let parts = tensors.into_iter().map(|tensor| find(tensor.suffix).map(|at| (tensor, at))).collect::<Result<_>>()?;
+        let parts =
+            tensors.into_iter().map(|tensor| find(tensor.suffix).map(|at| (tensor, at))).collect::<Result<_>>()?;
         Ok(Weight { stored, parts })
     }
 
@@ -187,6 +198,7 @@ impl Weight {
         if turned { STRIPE.next_multiple_of(grain) } else { grain }
     }
 
+    /// Reads and dequantizes a block of rows.
     fn rows(&self, base: &dyn Source, first: usize, count: usize) -> Result<Vec<f32>> {
         let columns = self.stored.columns;
         let mut parts = Vec::with_capacity(self.parts.len());

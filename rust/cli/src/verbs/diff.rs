@@ -6,17 +6,17 @@ use crate::progress::shown;
 use crate::text::table;
 use polmrs_core::{Ctl, Result};
 use polmrs_engine::measure::{Difference, differences, mismatches, require_common};
-use polmrs_engine::source::CheckpointSource;
-use polmrs_io::safetensors::Checkpoint;
+use polmrs_model::ModelFolder;
 use serde_json::json;
 use std::path::Path;
 
 pub(crate) fn diff(args: &Diff, ctl: &Ctl) -> Result<()> {
-    let open = |path: &Path| Ok(CheckpointSource::new(path.display().to_string(), Checkpoint::open(path)?));
+    let open = |path: &Path| Ok(ModelFolder::at(path, &path.display().to_string())?.source);
     let (a, b) = (open(&args.a)?, open(&args.b)?);
-    require_common(&a, &b)?;
-    let mut rows = shown(false, "comparing", ctl, || differences(&a, &b, threads(args.threads)?, ctl))?;
-    let mismatched = mismatches(&a, &b);
+    let (a, b) = (a.as_ref(), b.as_ref());
+    require_common(a, b)?;
+    let mut rows = shown(false, "comparing", ctl, || differences(a, b, threads(args.threads)?, ctl))?;
+    let mismatched = mismatches(a, b);
     rows.sort_by(|x, y| y.relative.total_cmp(&x.relative).then_with(|| x.name.cmp(&y.name)));
     if args.json {
         println!("{}", as_json(&rows, &mismatched));
