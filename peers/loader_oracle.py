@@ -2,7 +2,7 @@
 OUT.npz`.
 
 IN is `{"ids": [[int]], "models": [{"name", "folder", "dtype", "dequantize", "train"}]}`; OUT holds float32 logits under each
-name. `dequantize` asks compressed-tensors to do it on loading, `train` leaves the model in training mode. Everything runs
+name. `dequantize` asks compressed-tensors to do it on loading, `train` computes as in training. Everything runs
 on the CPU.
 """
 
@@ -30,8 +30,8 @@ def main(source: str, target: str) -> None:
     given = json.loads(Path(source).read_text())
     ids, out = torch.tensor(given["ids"]), {}
     for model in given["models"]:
-        with torch.no_grad():
-            out[model["name"]] = load(model)(ids).logits.float().numpy()
+        with torch.set_grad_enabled(model.get("train", False)):
+            out[model["name"]] = load(model)(ids).logits.detach().float().numpy()
     np.savez(target, **out)
 
 

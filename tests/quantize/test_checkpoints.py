@@ -351,10 +351,11 @@ def test_what_cannot_be_quantized_is_named_and_leaves_nothing(case, tmp_path):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_quantized_model_is_not_quantized_again(case, tmp_path):
+def test_codes_without_a_config_that_names_them_are_not_quantized_again(case, tmp_path):
     scheme, _, format = CASES[case]
     folder(tmp_path / "model")
     pq.quantize(tmp_path / "model", scheme=scheme, format=format, to=tmp_path / "once")
+    (tmp_path / "once" / "config.json").unlink()
     with pytest.raises(polmrs.errors.CheckpointError, match="quantized already"):
         pq.quantize(tmp_path / "once", scheme=pq.W8A16(), to=tmp_path / "out")
     assert unfinished(tmp_path) == []

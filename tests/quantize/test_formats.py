@@ -1,6 +1,8 @@
 """Layouts of checkpoint formats through Python: by their definitions in numpy, and back."""
 
+import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -142,3 +144,22 @@ def corrupted(name, change):
 def test_what_no_format_holds_is_refused_by_name(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_bytes_are_those_that_compressed_tensors_writes():
+    golden = json.loads(Path(__file__).with_name("layouts.json").read_text())["cases"]
+    row, column = np.meshgrid(np.arange(40), np.arange(64), indexing="ij")
+    weight = torch.from_numpy((((37 * row + 101 * column) % 257 - 127.5) / 64).astype(np.float32))
+    codecs = {
+        **{f"int{bits}": quantize.Integer(bits=bits, group=32) for bits in (2, 3, 4, 8)},
+        **{f"int{bits}a": quantize.Integer(bits=bits, group=32, span="affine") for bits in (2, 3, 4, 8)},
+        "nvfp4": quantize.NVFP4(),
+        "mxfp4": quantize.MXFP4(),
+    }
+    assert golden.keys() == codecs.keys()
+    for case, codec in codecs.items():
+        ours = {}
+        for name, tensor in quantize.to_format(weight, codec).items():
+            digest = hashlib.sha256(tensor.view(torch.uint8).numpy().tobytes()).hexdigest()
+            ours[name] = [str(tensor.dtype)[6:], list(tensor.shape), digest]
+        assert ours == golden[case], case
