@@ -49,8 +49,8 @@ pub fn quantize(row: &[f32], width: Width, out: &mut Vec<i8>) {
     match width {
         Width::Eight => {
             let largest = row.iter().fold(0f32, |a, x| a.max(x.abs()));
-            let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-            out.extend(row.iter().map(|x| (x * inverse).round_ties_even() as i8));
+            out.resize(row.len(), 0);
+            round(row, if largest > 0.0 { 127.0 / largest } else { 0.0 }, out);
         }
         Width::Four => {
             let square = row.iter().map(|x| x * x).sum::<f32>();
@@ -60,6 +60,15 @@ pub fn quantize(row: &[f32], width: Width, out: &mut Vec<i8>) {
                 let code = GAUSSIAN.windows(2).filter(|pair| x > (pair[0] + pair[1]) as f32 / 2.0).count();
                 GAUSSIAN[code] as i8
             }));
+        }
+    }
+}
+
+simd! {
+    fn round(row: &[f32], inverse: f32, out: &mut [i8]) {
+        const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: what is added to it is rounded to a whole number, ties to even
+        for (x, out) in row.iter().zip(out) {
+            *out = ((x * inverse + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32) as i8;
         }
     }
 }

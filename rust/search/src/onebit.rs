@@ -8,7 +8,10 @@
 //! A block is 64 rows: for every group, 64 bytes, row `r` at byte `2 (r mod 32) + r / 32`, so that the even bytes are the
 //! first 32 rows, in order.
 
+use crate::dense::eligible_of;
+use crate::shortlist::Shortlist;
 use polmrs_core::simd::{Level, level};
+use std::ops::Range;
 
 /// Rows of a block: a word of the bitmap.
 pub const ROWS: usize = 64;
@@ -25,6 +28,19 @@ pub struct Signs {
     groups: usize,
     rows: usize,
     codes: Vec<u8>,
+}
+
+/// What makes the sums of rows keys.
+#[derive(Clone, Copy, Debug)]
+pub struct Line<'a> {
+    /// Is added to a dot product, so that the key is one at best; half of what it may be too high by.
+    pub reach: f32,
+    /// Multiplies the dot product of each row.
+    pub scales: &'a [f32],
+    /// Is added to it.
+    pub offsets: &'a [f32],
+    /// A bit a row: which may be found.
+    pub eligible: &'a [u64],
 }
 
 /// A query's tables; its dot product with the signs of a row is `base + step * sum`.
@@ -57,18 +73,77 @@ impl Signs {
         self.rows += 1;
     }
 
-    /// The sums of a block's rows.
-    #[inline]
-    pub fn sums(&self, block: usize, tables: &Tables, sums: &mut [u32; ROWS]) {
-        let size = ROWS * self.groups;
-        let codes = &self.codes[block * size..(block + 1) * size];
-        *sums = [0; ROWS];
-        for (codes, entries) in codes.chunks(ROWS * SPAN).zip(tables.entries.chunks(ROWS * SPAN)) {
-            let mut part = [0u16; ROWS];
-            add_span(codes, entries, &mut part);
-            for (sum, part) in sums.iter_mut().zip(part) {
-                *sum += u32::from(part);
+    /// Offers the eligible rows of `span`, which begins with a block, to a query's list. A row's key is
+    /// `(base + step * sum + reach) * scale + offset`.
+    pub fn scan(&self, span: Range<usize>, tables: &Tables, line: Line<'_>, list: &mut Shortlist) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if level() == Level::Avx512 && is_x86_feature_detected!("avx512vbmi") {
+                // SAFETY: the processor has AVX-512 F, BW, DQ, VL (they are the level) and VBMI.
+                return unsafe { self.scan_avx512(span, tables, line, list) };
             }
+            if level() >= Level::Avx2 {
+                // SAFETY: the processor has AVX2, which is part of the level.
+                return unsafe { self.scan_avx2(span, tables, line, list) };
+            }
+        }
+        self.scan_by(add_span_plain, reached_plain, span, tables, line, list);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
+    fn scan_avx512(&self, span: Range<usize>, tables: &Tables, line: Line<'_>, list: &mut Shortlist) {
+        let add_span = |codes: &[u8], entries: &[u8], sums: &mut [u16; ROWS]| add_span_avx512(codes, entries, sums);
+        self.scan_by(add_span, |keys, threshold| reached_avx512(keys, threshold), span, tables, line, list);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn scan_avx2(&self, span: Range<usize>, tables: &Tables, line: Line<'_>, list: &mut Shortlist) {
+        let add_span = |codes: &[u8], entries: &[u8], sums: &mut [u16; ROWS]| add_span_avx2(codes, entries, sums);
+        self.scan_by(add_span, reached_plain, span, tables, line, list);
+    }
+
+    #[inline(always)]
+    fn scan_by(
+        &self,
+        add_span: impl Fn(&[u8], &[u8], &mut [u16; ROWS]),
+        reached: impl Fn(&[f32; ROWS], f32) -> u64,
+        span: Range<usize>,
+        tables: &Tables,
+        line: Line<'_>,
+        list: &mut Shortlist,
+    ) {
+        let size = ROWS * self.groups;
+        let (base, step) = (tables.base + line.reach, tables.step);
+        for first in span.clone().step_by(ROWS) {
+            let last = span.end.min(first + ROWS);
+            let allowed = eligible_of(line.eligible, first, last);
+            if allowed == 0 {
+                continue;
+            }
+            let block = &self.codes[first / ROWS * size..(first / ROWS + 1) * size];
+            let mut sums = [0u32; ROWS];
+            for (codes, entries) in block.chunks(ROWS * SPAN).zip(tables.entries.chunks(ROWS * SPAN)) {
+                let mut part = [0u16; ROWS];
+                add_span(codes, entries, &mut part);
+                for (sum, part) in sums.iter_mut().zip(part) {
+                    *sum += u32::from(part);
+                }
+            }
+            let (scales, offsets) = (&line.scales[first..last], &line.offsets[first..last]);
+            let mut keys = [f32::NEG_INFINITY; ROWS];
+            if let (Ok(scales), Ok(offsets)) = (<&[f32; ROWS]>::try_from(scales), <&[f32; ROWS]>::try_from(offsets)) {
+                for row in 0..ROWS {
+                    keys[row] = (base + step * sums[row] as i32 as f32) * scales[row] + offsets[row];
+                }
+            } else {
+                for (row, (scale, offset)) in scales.iter().zip(offsets).enumerate() {
+                    keys[row] = (base + step * sums[row] as i32 as f32) * scale + offset;
+                }
+            }
+            let rows = reached(&keys, list.threshold()) & allowed;
+            list.take(&keys, rows, first, |row| 2.0 * line.reach * scales[row]);
         }
     }
 
@@ -98,34 +173,49 @@ impl Tables {
 polmrs_core::simd! {
     /// Entry `c` is twice the sum of `|x|` over the coordinates whose sign agrees with bit of `c`, in steps.
     fn fill(group: &[f32], inverse: f32, entries: &mut [u8; ROWS]) {
-        let mut sums = [0.5f32; ROWS]; // rounds to the nearest
-        for (bit, x) in group.iter().enumerate() {
-            let (set, clear) = (2.0 * inverse * x.max(0.0), 2.0 * inverse * (-x).max(0.0));
-            for (code, sum) in sums.iter_mut().enumerate() {
-                *sum += if code >> bit & 1 == 1 { set } else { clear };
+        let mut q = [0f32; GROUP];
+        q[..group.len()].copy_from_slice(group);
+        let q = q.map(|x| 2.0 * inverse * x);
+        // Rounds to the nearest; all signs minus, then what each plus adds.
+        let clear = 0.5 - q.iter().map(|x| x.min(0.0)).sum::<f32>();
+        let mut low = [clear; 16];
+        for (code, sum) in low.iter_mut().enumerate() {
+            for (bit, x) in q[..4].iter().enumerate() {
+                *sum += if code >> bit & 1 == 1 { *x } else { 0.0 };
             }
         }
-        for (entry, sum) in entries.iter_mut().zip(sums) {
-            *entry = sum as i32 as u8;
+        for (quarter, entries) in entries.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            let more = if quarter & 1 == 1 { q[4] } else { 0.0 } + if quarter & 2 == 2 { q[5] } else { 0.0 };
+            for (entry, sum) in entries.iter_mut().zip(low) {
+                *entry = (sum + more) as i32 as u8;
+            }
         }
     }
 }
 
-fn add_span(codes: &[u8], entries: &[u8], sums: &mut [u16; ROWS]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if level() == Level::Avx512 && is_x86_feature_detected!("avx512vbmi") {
-            // SAFETY: the processor has AVX-512 F, BW (they are part of the level) and VBMI.
-            return unsafe { add_span_avx512(codes, entries, sums) };
-        }
-        if level() >= Level::Avx2 {
-            // SAFETY: the processor has AVX2, which is part of the level.
-            return unsafe { add_span_avx2(codes, entries, sums) };
-        }
+/// A bit for each key that reaches a threshold.
+#[inline(always)]
+fn reached_plain(keys: &[f32; ROWS], threshold: f32) -> u64 {
+    if keys.iter().all(|key| *key < threshold) {
+        return 0;
     }
-    add_span_plain(codes, entries, sums);
+    keys.iter().rev().fold(0, |bits, key| bits << 1 | u64::from(*key >= threshold))
 }
 
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
+fn reached_avx512(keys: &[f32; ROWS], threshold: f32) -> u64 {
+    use std::arch::x86_64::{_CMP_GE_OQ, _mm512_cmp_ps_mask, _mm512_loadu_ps, _mm512_set1_ps};
+    let threshold = _mm512_set1_ps(threshold);
+    keys.as_chunks::<16>().0.iter().rev().fold(0, |bits, keys| {
+        // SAFETY: a chunk is 16 floats.
+        let keys = unsafe { _mm512_loadu_ps(keys.as_ptr()) };
+        bits << 16 | u64::from(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(keys, threshold))
+    })
+}
+
+#[inline(always)]
 fn add_span_plain(codes: &[u8], entries: &[u8], sums: &mut [u16; ROWS]) {
     for (codes, entries) in codes.as_chunks::<ROWS>().0.iter().zip(entries.as_chunks::<ROWS>().0) {
         for (place, code) in codes.iter().enumerate() {
@@ -135,7 +225,8 @@ fn add_span_plain(codes: &[u8], entries: &[u8], sums: &mut [u16; ROWS]) {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
 fn add_span_avx512(codes: &[u8], entries: &[u8], sums: &mut [u16; ROWS]) {
     use std::arch::x86_64::{
         __m512i, _mm512_add_epi8, _mm512_add_epi16, _mm512_loadu_si512, _mm512_permutexvar_epi8, _mm512_setzero_si512,
@@ -167,6 +258,7 @@ fn add_span_avx512(codes: &[u8], entries: &[u8], sums: &mut [u16; ROWS]) {
 }
 
 #[cfg(target_arch = "x86_64")]
+#[inline]
 #[target_feature(enable = "avx2")]
 fn add_span_avx2(codes: &[u8], entries: &[u8], sums: &mut [u16; ROWS]) {
     use std::arch::x86_64::{
@@ -222,14 +314,15 @@ mod tests {
             rows.iter().for_each(|row| signs.push(row));
             let query: Vec<f32> = (0..dim).map(|at| (at as f32 * 0.9 + 0.1).cos()).collect();
             let tables = Tables::new(&query);
-            for (number, row) in rows.iter().enumerate() {
-                let mut sums = [0; ROWS];
-                signs.sums(number / ROWS, &tables, &mut sums);
-                let got = tables.base + tables.step * sums[number % ROWS] as f32;
+            let mut list = Shortlist::new(n);
+            let (scales, offsets, eligible) = (vec![1.0; n], vec![0.0; n], vec![u64::MAX; n.div_ceil(ROWS)]);
+            let line = Line { reach: 0.0, scales: &scales, offsets: &offsets, eligible: &eligible };
+            signs.scan(0..n, &tables, line, &mut list);
+            for (row, candidate) in rows.iter().zip(list.finish()) {
                 let wanted: f32 = row.iter().zip(&query).map(|(x, q)| if *x > 0.0 { *q } else { -q }).sum();
                 // Every table rounds to half a step.
                 let bound = 0.5 * tables.step * dim.div_ceil(GROUP) as f32 + 1e-3;
-                assert!((got - wanted).abs() <= bound, "{dim} {number}: {got} {wanted}");
+                assert!((candidate.key - wanted).abs() <= bound, "{dim}: {} {wanted}", candidate.key);
             }
         }
     }
@@ -243,8 +336,12 @@ mod tests {
             let mut wanted = [0; ROWS];
             add_span_plain(&codes, &entries, &mut wanted);
             let mut got = [0; ROWS];
-            add_span(&codes, &entries, &mut got);
-            assert_eq!(got, wanted);
+            #[cfg(target_arch = "x86_64")]
+            if is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("avx512vl") {
+                // SAFETY: just asked for; a processor that has VBMI has BW and DQ.
+                unsafe { add_span_avx512(&codes, &entries, &mut got) };
+                assert_eq!(got, wanted);
+            }
             #[cfg(target_arch = "x86_64")]
             if is_x86_feature_detected!("avx2") {
                 // SAFETY: just asked for.

@@ -17,7 +17,7 @@
 use crate::dense::eligible_of;
 use crate::levels::{self, Group, Levels, Rows8, Width};
 use crate::metric::{Metric, squared_norm};
-use crate::onebit::{self, Signs, Tables};
+use crate::onebit::{Line, Signs, Tables};
 use crate::rotation::Rotation;
 use crate::shortlist::{Candidate, Shortlist};
 use crate::vectors::Vectors;
@@ -233,18 +233,9 @@ impl Quantized {
         let mut lists: Vec<Shortlist> = turned.iter().map(|_| Shortlist::new(k)).collect();
         for tile in (0..n).step_by(TILE) {
             for ((tables, reach), list) in tables.iter().zip(&reaches).zip(&mut lists) {
-                for first in (tile..n.min(tile + TILE)).step_by(onebit::ROWS) {
-                    let last = n.min(first + onebit::ROWS);
-                    let allowed = eligible_of(eligible, first, last);
-                    if allowed == 0 {
-                        continue;
-                    }
-                    let (mut sums, mut keys) = ([0; onebit::ROWS], [f32::NEG_INFINITY; onebit::ROWS]);
-                    signs.sums(first / onebit::ROWS, tables, &mut sums);
-                    let (scales, offsets) = (&self.coarse.scales[first..last], &self.coarse.offsets[first..last]);
-                    sign_keys(&sums, [tables.base + reach, tables.step], scales, offsets, &mut keys);
-                    list.offer(&keys, allowed, first, |row| 2.0 * reach * scales[row]);
-                }
+                let (scales, offsets) = (&self.coarse.scales, &self.coarse.offsets);
+                let line = Line { reach: *reach, scales, offsets, eligible };
+                signs.scan(tile..n.min(tile + TILE), tables, line, list);
             }
         }
         lists
@@ -338,14 +329,6 @@ impl Factors {
     /// The same for a query of 8 bits, whose rounding is uniform over a step.
     fn level_reach(&self, query: &Turned, deviations: f32) -> f32 {
         self.reach(query.norm, query.step * query.step / 12.0, deviations)
-    }
-}
-
-polmrs_core::simd! {
-    fn sign_keys(sums: &[u32; onebit::ROWS], line: [f32; 2], scales: &[f32], offsets: &[f32], keys: &mut [f32; onebit::ROWS]) {
-        for (((key, sum), scale), offset) in keys.iter_mut().zip(sums).zip(scales).zip(offsets) {
-            *key = (line[0] + line[1] * *sum as i32 as f32) * scale + offset;
-        }
     }
 }
 

@@ -71,13 +71,7 @@ fn hadamard(x: &mut [f32]) {
     }
     let (blocks, rest) = x.as_chunks_mut::<16>();
     for block in blocks {
-        for stride in [8, 4, 2, 1] {
-            let old = *block;
-            for lane in 0..16 {
-                let other = old[lane ^ stride];
-                block[lane] = if lane & stride == 0 { old[lane] + other } else { other - old[lane] };
-            }
-        }
+        *block = within::<1>(within::<2>(within::<4>(within::<8>(*block))));
     }
     while stride > 0 && !rest.is_empty() {
         for pair in rest.chunks_exact_mut(2 * stride) {
@@ -92,6 +86,18 @@ fn hadamard(x: &mut [f32]) {
     for x in x {
         *x *= scale;
     }
+}
+
+/// The sums and differences of a stride inside sixteen lanes.
+#[inline(always)]
+fn within<const STRIDE: usize>(x: [f32; 16]) -> [f32; 16] {
+    let mut out = [0.0; 16];
+    for lane in 0..16 {
+        let other = x[lane ^ STRIDE];
+        let mine = if lane & STRIDE == 0 { x[lane] } else { -x[lane] };
+        out[lane] = mine + other;
+    }
+    out
 }
 
 #[cfg(test)]

@@ -53,10 +53,23 @@ impl Shortlist {
         if !any {
             return;
         }
-        for (row, key) in keys.iter().enumerate() {
-            if *key >= self.threshold && eligible >> row & 1 == 1 {
-                self.push(*key, width(row), (first + row) as u32);
-            }
+        let reached = keys.iter().rev().fold(0, |bits, key| bits << 1 | u64::from(*key >= self.threshold));
+        self.take(keys, reached & eligible, first, width);
+    }
+
+    /// What a key must reach to be of interest now; it only rises.
+    #[inline(always)]
+    pub fn threshold(&self) -> f32 {
+        self.threshold
+    }
+
+    /// Takes in the rows of a block whose bit is set.
+    #[inline(always)]
+    pub fn take(&mut self, keys: &[f32], mut rows: u64, first: usize, width: impl Fn(usize) -> f32) {
+        while rows != 0 {
+            let row = rows.trailing_zeros() as usize;
+            self.push(keys[row], width(row), (first + row) as u32);
+            rows &= rows - 1;
         }
     }
 
