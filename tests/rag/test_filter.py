@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from polmrs import rag
 from polmrs.errors import UsageError
-from rag.made import best, clustered
+from rag.made import KINDS, best, clustered
 
-KINDS = [rag.Flat(), *(rag.Quantized(bits=bits) for bits in (1, 4, 8))]
 VALUES = st.one_of(
     st.none(),
     st.booleans(),

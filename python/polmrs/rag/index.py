@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, Self, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,12 @@ import numpy.typing as npt
 from polmrs import _core
 from polmrs._tensor import Array, is_torch, to_bits
 from polmrs.errors import ArrayError, UsageError
-from polmrs.rag.kinds import Flat, Kind, Quantized
+from polmrs.rag.kinds import Flat, Kind, Quantized, Storage
 
 Metric: TypeAlias = Literal["ip", "cosine", "l2"]
 Ids: TypeAlias = Sequence[str] | Sequence[int] | Array
 Found: TypeAlias = list[str] | npt.NDArray[np.int64]
+PathLike: TypeAlias = str | os.PathLike[str]
 Floats: TypeAlias = npt.NDArray[np.float32]
 Scalar: TypeAlias = str | int | float | bool | None
 Metadata: TypeAlias = Mapping[str, Scalar]
@@ -71,6 +73,65 @@ class Index:
         self.kind: Kind = kind or Quantized()
         codes = None if isinstance(self.kind, Flat) else (self.kind.bits, self.kind.margin)
         self._index = _core.search.Index(dim, metric, self.kind.storage, codes)
+
+    @classmethod
+    def open(cls, path: PathLike, *, mmap: bool = False, verify: bool = False) -> Self:
+        """Opens a file that :meth:`save` wrote and :meth:`sync` may have added to.
+
+        A process that died while it added leaves the file as it was before. The file is not a pickle and runs no code.
+
+        Args:
+            path: The file.
+            mmap: Leave vectors and codes in the file, shared between processes, and read them when they are looked at. What
+                is changed is copied into memory, so a file with synced additions is too.
+            verify: Compare the checksum of all bytes, which takes as long as reading them; without ``mmap`` that is done
+                in any case.
+
+        Raises:
+            NotFoundError: There is no such file.
+            CheckpointError: It is no index, of another version, or damaged.
+        """
+        index = cls.__new__(cls)
+        index._index = _core.search.Index.open(os.fspath(path), mmap, verify)
+        index.dim, metric, storage, codes = index._index.settings()
+        index.metric = cast(Metric, metric)
+        kept = cast(Storage, storage)
+        if codes is None:
+            index.kind = Flat(storage=kept)
+        else:
+            index.kind = Quantized(bits=cast(Any, codes[0]), margin=codes[1], storage=kept)
+        return index
+
+    def save(self, path: PathLike) -> None:
+        """Writes everything to one file, which appears whole or not at all, in place of one that is there.
+
+        >>> import numpy as np, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     index = Index(dim=2, metric="ip")
+        ...     index.add(["a"], np.array([[1, 0]], np.float32))
+        ...     index.save(f"{folder}/notes.index")
+        ...     index.add(["b"], np.array([[0, 1]], np.float32))
+        ...     index.sync()
+        ...     Index.open(f"{folder}/notes.index").search(np.array([0, 1], np.float32), 1).ids
+        (1, 0)
+        ['b']
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        self._index.save(os.fspath(path))
+
+    def sync(self) -> tuple[int, int]:
+        """Adds to the file what has changed since it was saved, opened or synced; how many vectors and deletions.
+
+        One record at the end, on the disk when this returns; a process that dies meanwhile leaves the file as it was.
+
+        Raises:
+            UsageError: The index has no file yet.
+            OutputExistsError: Another process has written the file.
+            StorageError: It cannot be written.
+        """
+        return self._index.sync()
 
     def __len__(self) -> int:
         """How many vectors there are."""

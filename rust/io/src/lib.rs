@@ -7,6 +7,7 @@
 //! | [`output`] | output folders that are whole or not there |
 //! | [`safetensors`] | reading and writing checkpoints, one file or many |
 //! | [`stats`] | the schema of statistics files that merging, quantization and pruning share |
+//! | [`whole`] | files that appear whole or not at all |
 //! | [`yaml`] | the one YAML reader: mergekit's scalars, positions in every error |
 
 pub mod digest;
@@ -14,4 +15,5 @@ pub mod journal;
 pub mod output;
 pub mod safetensors;
 pub mod stats;
+pub mod whole;
 pub mod yaml;

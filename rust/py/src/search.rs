@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 use serde_json::Value as Json;
 use std::borrow::Cow;
+use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Vector indexes.
@@ -65,6 +66,31 @@ impl Index {
             storage: word(py, "storage", storage, &STORAGES)?,
         };
         Ok(Index(RwLock::new(quick(py, || index::Index::new(settings))?)))
+    }
+
+    /// Opens a file.
+    #[staticmethod]
+    fn open(py: Python<'_>, path: PathBuf, mapped: bool, verify: bool) -> PyResult<Index> {
+        Ok(Index(RwLock::new(long(py, None, |_| index::Index::open(&path, mapped, verify))?)))
+    }
+
+    fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        long(py, None, |_| self.exclusive().save(&path))
+    }
+
+    fn sync(&self, py: Python<'_>) -> PyResult<(usize, usize)> {
+        quick(py, || self.exclusive().sync())
+    }
+
+    /// Dimension, metric, storage, and bits and margin of codes.
+    fn settings(&self, py: Python<'_>) -> (usize, &'static str, &'static str, Option<(u32, f32)>) {
+        let settings = py.detach(|| self.shared().settings());
+        let metric = Metric::NAMES.iter().find(|(_, metric)| *metric == settings.metric).map_or("", |(name, _)| name);
+        let codes = match settings.kind {
+            Kind::Flat => None,
+            Kind::Quantized { bits, margin } => Some((bits.number(), margin)),
+        };
+        (settings.dim, metric, settings.storage.torch_name(), codes)
     }
 
     fn __len__(&self, py: Python<'_>) -> usize {

@@ -6,7 +6,7 @@
 //!
 //! Sums are rounded differently on each path; that is within the margin of the shortlist.
 
-use crate::metric::{Metric, Ranking};
+use crate::metric::Metric;
 use crate::shortlist::Shortlist;
 use crate::vectors::Vectors;
 use polmrs_core::simd;
@@ -26,8 +26,8 @@ const BATCH: usize = 4;
 pub struct Rows<'a> {
     /// The vectors.
     pub vectors: &'a Vectors,
-    /// How their dot products become keys.
-    pub rankings: &'a [Ranking],
+    /// How their dot products become keys, see [`Metric::ranking`].
+    pub rankings: &'a [[f32; 2]],
     /// A bit a row: which may be found.
     pub eligible: &'a [u64],
     /// The length of a vector.
@@ -79,7 +79,7 @@ fn offer_block(
     block_dots(packed, group, &mut dots);
     let (mut scales, mut offsets) = ([0f32; ROWS], [0f32; ROWS]);
     for (row, ranking) in rows.rankings[first..last].iter().enumerate() {
-        (scales[row], offsets[row]) = (ranking.scale, ranking.offset);
+        [scales[row], offsets[row]] = *ranking;
     }
     for ((dots, list), width) in dots.iter_mut().zip(lists).zip(widths) {
         for row in 0..ROWS {
@@ -106,8 +106,8 @@ fn scan_by_row(rows: Rows<'_>, queries: &[f32], widths: &[f32], lists: &mut [Sho
         for ((query, list), width) in queries.chunks_exact(rows.dim).zip(&mut *lists).zip(widths) {
             let mut keys = [f32::NEG_INFINITY; 64];
             row_dots(query, &vectors, &mut keys);
-            for (key, ranking) in keys.iter_mut().zip(&rows.rankings[first..last]) {
-                *key = *key * ranking.scale + ranking.offset;
+            for (key, [scale, offset]) in keys.iter_mut().zip(&rows.rankings[first..last]) {
+                *key = *key * scale + offset;
             }
             list.offer(&keys, eligible, first, |_| *width);
         }
@@ -260,7 +260,7 @@ mod tests {
                 let asked = numbers(queries * dim, !seed);
                 let norms: Vec<f64> = (0..n).map(|row| crate::metric::squared_norm(&vectors.row(row))).collect();
                 let largest = norms.iter().fold(0f64, |a, b| a.max(*b)).sqrt();
-                let rankings: Vec<Ranking> = norms.iter().map(|norm| metric.ranking(*norm)).collect();
+                let rankings: Vec<[f32; 2]> = norms.iter().map(|norm| metric.ranking(*norm)).collect();
                 let eligible: Vec<u64> = (0..n.div_ceil(64)).map(|word| seed.rotate_left(word as u32) | 1).collect();
                 let widths: Vec<f32> = asked.chunks(dim).map(|query| margin(metric, query, largest)).collect();
                 let mut lists: Vec<Shortlist> = widths.iter().map(|_| Shortlist::new(k)).collect();

@@ -121,6 +121,12 @@ impl Fields {
         values.filter_map(|(name, value)| Some((name.to_string(), value?))).collect()
     }
 
+    /// The fields of the first rows, as a JSON list; empty if no row has any.
+    pub(crate) fn json(&self, rows: usize) -> String {
+        let rows = if self.columns.is_empty() { 0 } else { rows };
+        Json::from_iter((0..rows).map(|row| self.row(row))).to_string()
+    }
+
     /// The fields of these rows alone.
     pub(crate) fn select(&self, rows: &[usize]) -> Fields {
         let mut fields = Fields::default();

@@ -26,6 +26,15 @@ impl Ids {
         self.len() == 0
     }
 
+    /// Adds ids of the same kind.
+    pub(crate) fn extend(&mut self, more: Ids) {
+        match (self, more) {
+            (Ids::Numbers(all), Ids::Numbers(more)) => all.extend(more),
+            (Ids::Texts(all), Ids::Texts(more)) => all.extend(more),
+            _ => {} // an index has one kind
+        }
+    }
+
     /// The ids of these rows.
     #[must_use]
     pub fn select(&self, rows: impl Iterator<Item = usize>) -> Ids {

@@ -5,14 +5,18 @@
 //! chooses candidates by a scan of its kind and scores them from the stored vectors (see [`crate::metric`]); equal scores
 //! come in the order in which rows were added.
 
+mod persist;
+
+use crate::column::Column;
 use crate::dense;
 use crate::fields::Fields;
 use crate::filter::Filter;
 use crate::ids::{Ids, Names};
-use crate::metric::{Metric, Ranking, squared_norm};
+use crate::metric::{Metric, squared_norm};
 use crate::quantized::{Bits, Quantized};
 use crate::shortlist::{Candidate, Shortlist};
 use crate::vectors::Vectors;
+use persist::Attached;
 use polmrs_core::{Ctl, Dtype, Error, Result, pool};
 use rayon::prelude::*;
 use serde_json::{Map, Value as Json};
@@ -76,11 +80,12 @@ pub struct Index {
     names: Names,
     fields: Fields,
     vectors: Vectors,
-    rankings: Vec<Ranking>,
+    rankings: Column<[f32; 2]>,
     alive: Vec<u64>,
     living: usize,
     largest_norm: f64,
     codes: Option<Quantized>,
+    attached: Option<Attached>,
 }
 
 /// The longest vector.
@@ -113,11 +118,12 @@ impl Index {
             names: Names::None,
             fields: Fields::default(),
             vectors: Vectors::new(settings.dim, settings.storage),
-            rankings: Vec::new(),
+            rankings: Column::default(),
             alive: Vec::new(),
             living: 0,
             largest_norm: 0.0,
             codes: no_codes(settings),
+            attached: None,
         })
     }
 
@@ -139,7 +145,7 @@ impl Index {
     /// Bytes of vectors and codes in memory.
     pub fn bytes(&self) -> usize {
         let codes = self.codes.as_ref().map_or(0, Quantized::bytes);
-        self.vectors.bytes() + codes + 8 * self.rankings.len() + 8 * self.alive.len()
+        self.vectors.bytes() + codes + self.rankings.bytes() + 8 * self.alive.len()
     }
 
     /// Adds vectors, row after row, with as many metadata or none; one whose id is there already replaces it, metadata
@@ -169,7 +175,7 @@ impl Index {
         for row in first..first + ids.len() {
             let norm = squared_norm(&self.vectors.row(row)); // of what is stored, which may be rounded
             self.largest_norm = self.largest_norm.max(norm.sqrt());
-            self.rankings.push(self.settings.metric.ranking(norm));
+            self.rankings.to_mut().push(self.settings.metric.ranking(norm));
         }
         self.alive.resize(self.rankings.len().div_ceil(64), 0);
         for row in first..self.rankings.len() {
@@ -204,6 +210,13 @@ impl Index {
     }
 
     fn delete_rows(&mut self, rows: &[u32]) -> usize {
+        let ids = self.names.select(rows.iter().map(|row| *row as usize));
+        if let Some(attached) = self.attached.as_mut().filter(|_| !rows.is_empty()) {
+            match &mut attached.deleted {
+                Some(deleted) => deleted.extend(ids),
+                None => attached.deleted = Some(ids),
+            }
+        }
         for row in rows {
             self.names.forget(*row);
             self.kill(*row as usize);
@@ -252,19 +265,23 @@ impl Index {
 
     fn compact_if_due(&mut self) {
         let rows = self.rankings.len();
-        if rows < 1024 || 2 * self.living > rows {
-            return;
+        if rows >= 1024 && 2 * self.living <= rows {
+            self.compact();
         }
+    }
+
+    /// Moves the living together.
+    fn compact(&mut self) {
         let keep: Vec<usize> = ones(&self.alive).collect();
         let ids = self.names.select(keep.iter().copied());
         self.fields = self.fields.select(&keep);
         self.vectors.keep(&keep);
-        self.rankings = keep.iter().map(|row| self.rankings[*row]).collect();
+        self.rankings = Column::Owned(keep.iter().map(|row| self.rankings[*row]).collect());
         self.names = Names::None;
         self.names.push(&ids, 0);
-        self.alive = vec![0; keep.len().div_ceil(64)];
-        for row in 0..keep.len() {
-            self.alive[row / 64] |= 1 << (row % 64);
+        self.alive = all_ones(keep.len());
+        if let Some(attached) = &mut self.attached {
+            attached.rows = keep.partition_point(|row| *row < attached.rows);
         }
         self.codes = no_codes(self.settings);
         self.extend_codes();
@@ -343,6 +360,11 @@ impl Index {
         }
         scored
     }
+}
+
+/// As many bits that are set.
+fn all_ones(rows: usize) -> Vec<u64> {
+    (0..rows).step_by(64).map(|first| u64::MAX >> (64 - (rows - first).min(64))).collect()
 }
 
 /// The places of the bits that are set.

@@ -8,6 +8,7 @@
 //! coordinates of 16 rows, and meets 8 queries that are broadcast. With 4 bits, the upper halves of the bytes are the next
 //! four coordinates. Integer sums, so the same bits on every processor.
 
+use crate::column::Column;
 use polmrs_core::simd;
 
 /// Rows of a block: half a word of the bitmap.
@@ -79,24 +80,25 @@ pub struct Levels {
     width: Width,
     lines: usize,
     rows: usize,
-    codes: Vec<u8>,
+    codes: Column<u8>,
 }
 
 impl Levels {
     /// No rows yet.
     pub fn new(dim: usize, width: Width) -> Levels {
         let lines = if width == Width::Four { dim.div_ceil(8) } else { dim.div_ceil(4) };
-        Levels { width, lines, rows: 0, codes: Vec::new() }
+        Levels { width, lines, rows: 0, codes: Column::default() }
     }
 
     /// Adds a row of numbers that [`quantize`] gave for this width.
     pub fn push(&mut self, levels: &[i8]) {
         let (block, at) = (self.rows / ROWS, self.rows % ROWS);
         let size = LINE * self.lines;
+        let all = self.codes.to_mut();
         if at == 0 {
-            self.codes.resize((block + 1) * size, 0);
+            all.resize((block + 1) * size, 0);
         }
-        let lines = self.codes[block * size..].chunks_exact_mut(LINE);
+        let lines = all[block * size..].chunks_exact_mut(LINE);
         match self.width {
             Width::Eight => {
                 for (line, four) in lines.zip(levels.chunks(4)) {
@@ -135,7 +137,24 @@ impl Levels {
 
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
-        self.codes.len()
+        self.codes.bytes()
+    }
+
+    /// The codes as they are kept.
+    pub(crate) fn codes(&self) -> &[u8] {
+        &self.codes
+    }
+
+    /// These codes of `rows` rows; nothing if there are more or fewer.
+    pub(crate) fn with(mut self, rows: usize, codes: Column<u8>) -> Option<Levels> {
+        (codes.len() == rows.div_ceil(ROWS).checked_mul(LINE * self.lines)?).then_some(())?;
+        (self.rows, self.codes) = (rows, codes);
+        Some(self)
+    }
+
+    /// Copies what is mapped into memory.
+    pub(crate) fn to_mut(&mut self) {
+        self.codes.to_mut();
     }
 }
 
@@ -277,20 +296,21 @@ fn store(sums: [[std::arch::x86_64::__m512i; 2]; QUERIES], out: &mut [[i32; ROWS
 #[derive(Debug)]
 pub struct Rows8 {
     stride: usize,
-    codes: Vec<u8>,
+    codes: Column<u8>,
 }
 
 impl Rows8 {
     /// No rows yet. A row is filled up to whole cache lines.
     pub fn new(dim: usize) -> Rows8 {
-        Rows8 { stride: dim.next_multiple_of(64), codes: Vec::new() }
+        Rows8 { stride: dim.next_multiple_of(64), codes: Column::default() }
     }
 
     /// Adds a row.
     pub fn push(&mut self, levels: &[i8]) {
-        let end = self.codes.len() + self.stride;
-        self.codes.extend(levels.iter().map(|level| (i32::from(*level) + SHIFT) as u8));
-        self.codes.resize(end, SHIFT as u8);
+        let all = self.codes.to_mut();
+        let end = all.len() + self.stride;
+        all.extend(levels.iter().map(|level| (i32::from(*level) + SHIFT) as u8));
+        all.resize(end, SHIFT as u8);
     }
 
     /// A query as [`dot`](Rows8::dot) wants it, and what its dot products are too large by.
@@ -314,7 +334,24 @@ impl Rows8 {
 
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
-        self.codes.len()
+        self.codes.bytes()
+    }
+
+    /// The codes as they are kept.
+    pub(crate) fn codes(&self) -> &[u8] {
+        &self.codes
+    }
+
+    /// These codes of `rows` rows; nothing if there are more or fewer.
+    pub(crate) fn with(mut self, rows: usize, codes: Column<u8>) -> Option<Rows8> {
+        (codes.len() == rows.checked_mul(self.stride)?).then_some(())?;
+        self.codes = codes;
+        Some(self)
+    }
+
+    /// Copies what is mapped into memory.
+    pub(crate) fn to_mut(&mut self) {
+        self.codes.to_mut();
     }
 }
 

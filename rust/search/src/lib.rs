@@ -10,11 +10,14 @@
 //! | [`quantized`] | candidates from codes: what an estimate of RaBitQ leaves |
 //! | [`onebit`], [`levels`] | the scans of 1-bit, 4-bit and 8-bit codes |
 //! | [`rotation`] | a random rotation in $O(d \log d)$ |
+//! | [`column`] | numbers in memory or in a mapped file |
 //! | [`filter`] | conditions on metadata, as bitmaps |
 //! | [`ids`] | integers or strings as names |
 
+pub mod column;
 pub mod dense;
 mod fields;
+mod file;
 pub mod filter;
 pub mod ids;
 pub mod index;

@@ -8,7 +8,7 @@
 //!
 //! Scores that leave this crate are computed in f64 from the stored vector and rounded once to f32, so they do not depend
 //! on the kind of index, the instruction set, the number of threads, or what else is in a batch. What scans compare, a
-//! [`Ranking`] of dot products in f32, only chooses candidates; its rounding error is bounded by [`Metric::slack`].
+//! [ranking](Metric::ranking) of dot products in f32, only chooses candidates; its rounding error is bounded by [`Metric::slack`].
 
 use polmrs_core::simd;
 
@@ -21,15 +21,6 @@ pub enum Metric {
     Cosine,
     /// Minus the squared Euclidean distance.
     L2,
-}
-
-/// A row's key is `dot * scale + offset`; a larger key is a larger score.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Ranking {
-    /// Multiplies the dot product.
-    pub scale: f32,
-    /// Is added to it.
-    pub offset: f32,
 }
 
 impl Metric {
@@ -48,13 +39,13 @@ impl Metric {
         }
     }
 
-    /// How dot products with a row of this squared norm become keys.
-    pub fn ranking(self, squared_norm: f64) -> Ranking {
+    /// Scale and offset: a row of this squared norm has the key `dot * scale + offset`, larger for a larger score.
+    pub fn ranking(self, squared_norm: f64) -> [f32; 2] {
         match self {
-            Metric::Ip => Ranking { scale: 1.0, offset: 0.0 },
-            Metric::Cosine if squared_norm > 0.0 => Ranking { scale: (1.0 / squared_norm.sqrt()) as f32, offset: 0.0 },
-            Metric::Cosine => Ranking { scale: 0.0, offset: 0.0 },
-            Metric::L2 => Ranking { scale: 1.0, offset: (-0.5 * squared_norm) as f32 },
+            Metric::Ip => [1.0, 0.0],
+            Metric::Cosine if squared_norm > 0.0 => [(1.0 / squared_norm.sqrt()) as f32, 0.0],
+            Metric::Cosine => [0.0, 0.0],
+            Metric::L2 => [1.0, (-0.5 * squared_norm) as f32],
         }
     }
 
@@ -127,9 +118,9 @@ mod tests {
         fn keys_order_rows_as_scores_do_up_to_the_slack((q, a, b) in (1usize..70).prop_flat_map(|d| (vector(d), vector(d), vector(d)))) {
             for (_, metric) in Metric::NAMES {
                 let key = |x: &[f32]| {
-                    let ranking = metric.ranking(squared_norm(x));
+                    let [scale, offset] = metric.ranking(squared_norm(x));
                     let dot: f32 = q.iter().zip(x).map(|(q, x)| q * x).sum();
-                    dot * ranking.scale + ranking.offset
+                    dot * scale + offset
                 };
                 let largest = squared_norm(&a).max(squared_norm(&b)).sqrt();
                 let slack = metric.slack(q.len(), squared_norm(&q).sqrt(), largest);

@@ -8,6 +8,7 @@
 //! A block is 64 rows: for every group, 64 bytes, row `r` at byte `2 (r mod 32) + r / 32`, so that the even bytes are the
 //! first 32 rows, in order.
 
+use crate::column::Column;
 use crate::dense::eligible_of;
 use crate::shortlist::Shortlist;
 use polmrs_core::simd::{Level, level};
@@ -27,7 +28,7 @@ const SPAN: usize = 512;
 pub struct Signs {
     groups: usize,
     rows: usize,
-    codes: Vec<u8>,
+    codes: Column<u8>,
 }
 
 /// What makes the sums of rows keys.
@@ -56,17 +57,18 @@ pub struct Tables {
 impl Signs {
     /// No rows yet.
     pub fn new(dim: usize) -> Signs {
-        Signs { groups: dim.div_ceil(GROUP), rows: 0, codes: Vec::new() }
+        Signs { groups: dim.div_ceil(GROUP), rows: 0, codes: Column::default() }
     }
 
     /// Adds a row.
     pub fn push(&mut self, row: &[f32]) {
         let (block, at) = (self.rows / ROWS, self.rows % ROWS);
+        let all = self.codes.to_mut();
         if at == 0 {
-            self.codes.resize((block + 1) * ROWS * self.groups, 0);
+            all.resize((block + 1) * ROWS * self.groups, 0);
         }
         let place = 2 * (at % 32) + at / 32;
-        let codes = self.codes[block * ROWS * self.groups..].chunks_exact_mut(ROWS);
+        let codes = all[block * ROWS * self.groups..].chunks_exact_mut(ROWS);
         for (codes, group) in codes.zip(row.chunks(GROUP)) {
             codes[place] = group.iter().rev().fold(0, |code, x| code << 1 | u8::from(*x > 0.0));
         }
@@ -114,7 +116,7 @@ impl Signs {
         line: Line<'_>,
         list: &mut Shortlist,
     ) {
-        let size = ROWS * self.groups;
+        let (size, all) = (ROWS * self.groups, &*self.codes);
         let (base, step) = (tables.base + line.reach, tables.step);
         for first in span.clone().step_by(ROWS) {
             let last = span.end.min(first + ROWS);
@@ -122,7 +124,7 @@ impl Signs {
             if allowed == 0 {
                 continue;
             }
-            let block = &self.codes[first / ROWS * size..(first / ROWS + 1) * size];
+            let block = &all[first / ROWS * size..(first / ROWS + 1) * size];
             let mut sums = [0u32; ROWS];
             for (codes, entries) in block.chunks(ROWS * SPAN).zip(tables.entries.chunks(ROWS * SPAN)) {
                 let mut part = [0u16; ROWS];
@@ -149,7 +151,24 @@ impl Signs {
 
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
-        self.codes.len()
+        self.codes.bytes()
+    }
+
+    /// The codes as they are kept.
+    pub(crate) fn codes(&self) -> &[u8] {
+        &self.codes
+    }
+
+    /// These codes of `rows` rows; nothing if there are more or fewer.
+    pub(crate) fn with(mut self, rows: usize, codes: Column<u8>) -> Option<Signs> {
+        (codes.len() == rows.div_ceil(ROWS).checked_mul(ROWS * self.groups)?).then_some(())?;
+        (self.rows, self.codes) = (rows, codes);
+        Some(self)
+    }
+
+    /// Copies what is mapped into memory.
+    pub(crate) fn to_mut(&mut self) {
+        self.codes.to_mut();
     }
 }
 

@@ -14,6 +14,7 @@
 //! taken from that of the `k`-th. With 1 bit, 8-bit codes of the same $r$ then leave a few. In a rotated space $\sigma$ is
 //! nearly proportional to the factor before $\langle y, q' \rangle$, so one number, from sums over all rows, gives that of each.
 
+use crate::column::Column;
 use crate::dense::eligible_of;
 use crate::levels::{self, Group, Levels, Rows8, Width};
 use crate::metric::{Metric, squared_norm};
@@ -21,6 +22,10 @@ use crate::onebit::{Line, Signs, Tables};
 use crate::rotation::Rotation;
 use crate::shortlist::{Candidate, Shortlist};
 use crate::vectors::Vectors;
+use memmap2::Mmap;
+use serde_json::{Value as Json, json};
+use std::ops::Range;
+use std::sync::Arc;
 
 /// Standard deviations of the 8-bit estimate that stay after the 1-bit one.
 const REFINED: f32 = 6.0;
@@ -51,8 +56,8 @@ enum Codes {
 /// What makes an integer dot product a key, row by row, and sums over rows from which the error of keys follows.
 #[derive(Debug, Default)]
 struct Factors {
-    scales: Vec<f32>,
-    offsets: Vec<f32>,
+    scales: Column<f32>,
+    offsets: Column<f32>,
     /// Of the squared errors for a query of length 1.
     variance: f64,
     /// Of the squared scales.
@@ -73,6 +78,15 @@ pub enum Bits {
 }
 
 impl Bits {
+    /// As a number.
+    pub fn number(self) -> u32 {
+        match self {
+            Bits::One => 1,
+            Bits::Four => 4,
+            Bits::Eight => 8,
+        }
+    }
+
     /// By number.
     pub fn from_number(bits: u32) -> Option<Bits> {
         [(1, Bits::One), (4, Bits::Four), (8, Bits::Eight)]
@@ -139,7 +153,8 @@ impl Quantized {
             Codes::One(signs, rows) => signs.bytes() + rows.bytes(),
             Codes::Many(_, levels) => levels.bytes(),
         };
-        codes + 8 * (self.coarse.scales.len() + self.refined.scales.len())
+        let factors = [&self.coarse.scales, &self.coarse.offsets, &self.refined.scales, &self.refined.offsets];
+        codes + factors.iter().map(|column| column.bytes()).sum::<usize>()
     }
 
     /// The vector as the metric compares it: of unit length for the cosine.
@@ -191,6 +206,76 @@ impl Quantized {
                     self.coarse.push_levels(&r, &numbers, offset);
                 }
             }
+        }
+    }
+
+    /// What a file keeps besides [`sections`](Quantized::sections).
+    pub(crate) fn facts(&self) -> Json {
+        json!({"fitted": self.fitted, "coarse": self.coarse.sums(), "refined": self.refined.sums()})
+    }
+
+    /// The parts that a file keeps as they lie in memory.
+    pub(crate) fn sections(&self) -> Vec<(&'static str, &[u8])> {
+        let mut all: Vec<(&'static str, &[u8])> = vec![
+            ("centre", bytemuck::cast_slice(&self.centre)),
+            ("scales", bytemuck::cast_slice(&self.coarse.scales)),
+            ("offsets", bytemuck::cast_slice(&self.coarse.offsets)),
+        ];
+        match &self.codes {
+            Codes::One(signs, rows) => {
+                all.push(("signs", signs.codes()));
+                all.push(("levels", rows.codes()));
+                all.push(("fine_scales", bytemuck::cast_slice(&self.refined.scales)));
+                all.push(("fine_offsets", bytemuck::cast_slice(&self.refined.offsets)));
+            }
+            Codes::Many(_, levels) => all.push(("levels", levels.codes())),
+        }
+        all
+    }
+
+    /// These codes with what a file keeps of `rows` rows; nothing if it does not fit together.
+    pub(crate) fn mapped(
+        mut self,
+        rows: usize,
+        facts: &Json,
+        map: &Arc<Mmap>,
+        section: &dyn Fn(&str) -> Option<Range<usize>>,
+    ) -> Option<Quantized> {
+        let floats = |name: &str| Column::<f32>::map(map, section(name)?);
+        let bytes = |name: &str| Column::<u8>::map(map, section(name)?);
+        let factors = |key: &str, scales: &str, offsets: &str| {
+            let columns = [floats(scales)?, floats(offsets)?];
+            columns.iter().all(|column| column.len() == rows).then_some(())?;
+            let [scales, offsets] = columns;
+            let sum = |at: usize| facts.get(key)?.get(at)?.as_f64();
+            Some(Factors { scales, offsets, variance: sum(0)?, squares: sum(1)?, norms: sum(2)? })
+        };
+        let centre = floats("centre").filter(|centre| centre.len() == self.centre.len())?;
+        self.centre = centre.to_vec();
+        self.fitted = usize::try_from(facts.get("fitted")?.as_u64()?).ok()?;
+        self.coarse = factors("coarse", "scales", "offsets")?;
+        self.codes = match self.codes {
+            Codes::One(signs, levels) => {
+                self.refined = factors("refined", "fine_scales", "fine_offsets")?;
+                Codes::One(signs.with(rows, bytes("signs")?)?, levels.with(rows, bytes("levels")?)?)
+            }
+            Codes::Many(width, levels) => Codes::Many(width, levels.with(rows, bytes("levels")?)?),
+        };
+        Some(self)
+    }
+
+    /// Copies what is mapped into memory.
+    pub(crate) fn to_mut(&mut self) {
+        match &mut self.codes {
+            Codes::One(signs, rows) => {
+                signs.to_mut();
+                rows.to_mut();
+            }
+            Codes::Many(_, levels) => levels.to_mut(),
+        }
+        for factors in [&mut self.coarse, &mut self.refined] {
+            factors.scales.to_mut();
+            factors.offsets.to_mut();
         }
     }
 
@@ -302,8 +387,12 @@ impl Factors {
         }
         self.squares += scale * scale;
         self.norms += scale * scale * square;
-        self.scales.push(scale as f32);
-        self.offsets.push(offset);
+        self.scales.to_mut().push(scale as f32);
+        self.offsets.to_mut().push(offset);
+    }
+
+    fn sums(&self) -> [f64; 3] {
+        [self.variance, self.squares, self.norms]
     }
 
     fn push_levels(&mut self, r: &[f32], y: &[i8], offset: f32) {

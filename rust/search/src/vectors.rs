@@ -1,8 +1,12 @@
 //! Vectors as they were given, row after row: f32, or f16 and bf16 that are widened where they are read.
 
+use crate::column::Column;
 use crate::levels::prefetch;
+use memmap2::Mmap;
 use polmrs_core::{Dtype, dtype};
 use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// Rows of one length in one type.
 #[derive(Debug)]
@@ -13,25 +17,56 @@ pub struct Vectors {
 
 #[derive(Debug)]
 enum Elements {
-    Full(Vec<f32>),
-    Half(Dtype, Vec<u16>),
+    Full(Column<f32>),
+    Half(Dtype, Column<u16>),
 }
 
 impl Vectors {
     /// No rows yet. `dtype` is F32, F16 or BF16.
     pub fn new(dim: usize, dtype: Dtype) -> Vectors {
         let elements = match dtype {
-            Dtype::F16 | Dtype::BF16 => Elements::Half(dtype, Vec::new()),
-            _ => Elements::Full(Vec::new()),
+            Dtype::F16 | Dtype::BF16 => Elements::Half(dtype, Column::default()),
+            _ => Elements::Full(Column::default()),
         };
         Vectors { dim, elements }
+    }
+
+    /// Rows that lie in a mapped file; nothing if the bytes are no whole rows.
+    pub(crate) fn map(dim: usize, dtype: Dtype, file: &Arc<Mmap>, range: Range<usize>) -> Option<Vectors> {
+        let elements = match dtype {
+            Dtype::F32 => Elements::Full(Column::map(file, range)?),
+            Dtype::F16 | Dtype::BF16 => Elements::Half(dtype, Column::map(file, range)?),
+            _ => return None,
+        };
+        let len = match &elements {
+            Elements::Full(all) => all.len(),
+            Elements::Half(_, all) => all.len(),
+        };
+        len.is_multiple_of(dim).then_some(Vectors { dim, elements })
+    }
+
+    /// The numbers as they are kept.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        match &self.elements {
+            Elements::Full(all) => bytemuck::cast_slice(all),
+            Elements::Half(_, all) => bytemuck::cast_slice(all),
+        }
+    }
+
+    /// Copies what is mapped into memory.
+    pub(crate) fn to_mut(&mut self) {
+        match &mut self.elements {
+            Elements::Full(all) => drop(all.to_mut()),
+            Elements::Half(_, all) => drop(all.to_mut()),
+        }
     }
 
     /// Adds rows, rounded to the stored type.
     pub fn push(&mut self, rows: &[f32]) {
         match &mut self.elements {
-            Elements::Full(all) => all.extend_from_slice(rows),
+            Elements::Full(all) => all.to_mut().extend_from_slice(rows),
             Elements::Half(dtype, all) => {
+                let all = all.to_mut();
                 let start = all.len();
                 all.resize(start + rows.len(), 0);
                 dtype::from_f32(*dtype, rows, bytemuck::cast_slice_mut(&mut all[start..]));
@@ -90,16 +125,16 @@ impl Vectors {
             all.shrink_to_fit();
         }
         match &mut self.elements {
-            Elements::Full(all) => keep(all, self.dim, rows),
-            Elements::Half(_, all) => keep(all, self.dim, rows),
+            Elements::Full(all) => keep(all.to_mut(), self.dim, rows),
+            Elements::Half(_, all) => keep(all.to_mut(), self.dim, rows),
         }
     }
 
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
         match &self.elements {
-            Elements::Full(all) => 4 * all.len(),
-            Elements::Half(_, all) => 2 * all.len(),
+            Elements::Full(all) => all.bytes(),
+            Elements::Half(_, all) => all.bytes(),
         }
     }
 }

@@ -7,8 +7,8 @@ mod pack;
 mod tokenize;
 
 use crate::args::data::{Data, DataVerb, Output};
-use polmrs_batch::store::{beside, folder_of, settle};
 use polmrs_core::{Ctl, Error, Result};
+use polmrs_io::whole::{beside, folder_of, settle};
 use serde_json::Value as Json;
 use std::io::Write;
 use std::path::Path;

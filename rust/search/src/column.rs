@@ -1,0 +1,60 @@
+//! Numbers that are in memory, or in a file that is mapped.
+
+use bytemuck::Pod;
+use memmap2::Mmap;
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+/// A list of numbers. It is copied out of its file when it is first changed.
+#[derive(Clone, Debug)]
+pub enum Column<T> {
+    /// In memory.
+    Owned(Vec<T>),
+    /// These bytes of a file, which hold whole numbers at an address that suits them.
+    Mapped(Arc<Mmap>, Range<usize>),
+}
+
+impl<T> Default for Column<T> {
+    fn default() -> Column<T> {
+        Column::Owned(Vec::new())
+    }
+}
+
+impl<T: Pod> Column<T> {
+    /// The bytes of a mapped file; nothing if they are no whole numbers.
+    pub fn map(file: &Arc<Mmap>, range: Range<usize>) -> Option<Column<T>> {
+        bytemuck::try_cast_slice::<u8, T>(file.get(range.clone())?).ok()?;
+        Some(Column::Mapped(file.clone(), range))
+    }
+
+    /// For changing.
+    pub fn to_mut(&mut self) -> &mut Vec<T> {
+        if let Column::Mapped(..) = self {
+            *self = Column::Owned(self.to_vec());
+        }
+        match self {
+            Column::Owned(all) => all,
+            Column::Mapped(..) => unreachable!("made owned above"),
+        }
+    }
+
+    /// Bytes that it takes in memory; what is mapped belongs to the file.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Column::Owned(all) => size_of_val(all.as_slice()),
+            Column::Mapped(..) => 0,
+        }
+    }
+}
+
+impl<T: Pod> Deref for Column<T> {
+    type Target = [T];
+
+    #[inline]
+    fn deref(&self) -> &[T] {
+        match self {
+            Column::Owned(all) => all,
+            Column::Mapped(file, range) => bytemuck::cast_slice(&file[range.clone()]), // `map` tried it
+        }
+    }
+}
