@@ -314,6 +314,18 @@ REFUSED = {
         "compat: is for",
         polmrs.errors.UsageError,
     ),
+    "compat in gptq": (
+        {"scheme": pq.W4A16(group=64), "format": "gptq", "compat": True},
+        {},
+        "compat: llm-compressor writes compressed-tensors, not gptq",
+        polmrs.errors.UsageError,
+    ),
+    "two codings in awq": (
+        {"scheme": pq.W4A16(group=64), "format": "awq", "rules": {"down": pq.W4A16(group=32)}},
+        {},
+        "awq: one coding for all layers",
+        polmrs.errors.ConfigError,
+    ),
     "transposed layers": (
         {"scheme": pq.W8A16()},
         {"config": {"model_type": "gpt2"}},

@@ -74,6 +74,10 @@ const STRIPE: usize = 1 << 20;
 /// Names the tensor that is quantized already or whose group does not divide its rows, and what cannot go together.
 pub fn plan(config: &Config, source: &dyn Source) -> Result<Planned> {
     let tensors = source.tensors();
+    if config.compat && config.format != Format::CompressedTensors {
+        let (wanted, asked) = (Format::CompressedTensors.name(), config.format.name());
+        return Err(Error::Usage(format!("compat: llm-compressor writes {wanted}, not {asked}")));
+    }
     refuse_quantized(source)?;
     let Chosen { schemes, notes } = select::choose(tensors, config.scheme, &config.rules)?;
     let mut planned = Planned { plan: Plan { notes, ..Plan::default() }, layouts: Vec::new(), kept: Vec::new() };

@@ -54,7 +54,9 @@ impl Prepared {
         // NaN and infinities have no codes.
         let settings = Settings { allow_nonfinite: false, ..settings };
         let build = Build::new(plan, &[model.source.as_ref()], settings)?;
-        Ok(Prepared { reference: reference.into(), config, model: [model], layouts, kept, build })
+        let prepared = Prepared { reference: reference.into(), config, model: [model], layouts, kept, build };
+        prepared.quantization()?; // what the format cannot state
+        Ok(prepared)
     }
 
     /// What a person should know.
@@ -138,7 +140,8 @@ impl Prepared {
     fn quantization(&self) -> Result<Json> {
         let mut groups: Vec<(Layout, Vec<String>)> = Vec::new();
         for (module, layout) in &self.layouts {
-            match groups.iter_mut().find(|(known, _)| known == layout) {
+            let alike = |known: &Layout| (known.coding, known.activations) == (layout.coding, layout.activations);
+            match groups.iter_mut().find(|(known, _)| alike(known)) {
                 Some((_, modules)) => modules.push(module.clone()),
                 None => groups.push((*layout, vec![module.clone()])),
             }
