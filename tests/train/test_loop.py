@@ -15,6 +15,7 @@ import torch
 from models.made import examples, model, policy
 from polmrs.data.epochs import Epochs
 from polmrs.data.ragged import Batch
+from polmrs.engine import Engine
 from polmrs.errors import (
     CheckpointError,
     ConfigError,
@@ -210,6 +211,28 @@ def test_training_stops_when_evaluation_gets_no_better():
     assert min(seen) == seen[-3]
 
 
+def test_an_objective_prepares_on_the_whole_step_and_hears_of_its_end():
+    heard = []
+
+    class Centred(SFT):
+        """Divides by what all micro-batches of the step have."""
+
+        def prepare(self, policy, batches):
+            assert not torch.is_grad_enabled()
+            return sum(float(batch.weights.sum()) for batch in batches)
+
+        def __call__(self, policy, batch, shared, state):
+            heard.append(shared)
+            return super().__call__(policy, batch, shared, state)
+
+        def after_step(self, policy, state, step):
+            heard.append(f"after {step}")
+
+    fit(policy(), [DATA[:4]] * 2, Centred(), steps=2, lr=0.1, micro=2)
+    whole = float(Batch.cat(DATA[:4]).weights.sum())
+    assert heard == [whole, whole, "after 1", whole, whole, "after 2"]
+
+
 def test_training_ends_with_the_data():
     run = fit(policy(), Epochs(DATA, batch=5, epochs=2), SFT(), steps=100, lr=0.0)
     assert (run.stopped, run.steps) == ("data", 6)
@@ -276,6 +299,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         ({"average": 1.0}, UsageError, "average: 1.0"),
         ({"engine": "fsdp3"}, UsageError, "engine: 'fsdp3'"),
         ({"engine": "fsdp2"}, UsageError, "torchrun"),
+        ({"engine": Engine(sharded=True), "precision": "fp16"}, UsageError, "fp16 .* not with fsdp2"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(given, error, message):

@@ -1,7 +1,7 @@
 """Checkpoints of training: safetensors and JSON, whole or not there, from which a run goes on bit for bit.
 
-``FOLDER/checkpoints/STEP/`` holds ``state.safetensors`` (trainable weights and buffers, the optimizer's state, random
-states of every rank, averaged weights) and ``state.json`` (step, position in the data, scalars). Weights that are not
+``FOLDER/checkpoints/STEP/`` holds ``state.safetensors`` (trainable weights and buffers, the optimizer's state, the CPU's
+random state of every rank, averaged weights) and ``state.json`` (step, position in the data, scalars). Weights that are not
 trained are not written. Names are those of the modules, tensors are whole, so a run may resume on another number of
 ranks; the random states then begin anew.
 """

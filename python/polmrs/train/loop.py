@@ -126,6 +126,8 @@ def fit(
         raise UsageError("save_every, resume: they need a folder, to=...")
     if folder is not None:
         _open(folder, resume, home)
+    if precision == "fp16" and home.sharded:
+        raise UsageError("precision: fp16 scales the loss by what one rank sees, so not with fsdp2; use bf16")
     parameters = sum(p.numel() for p in policy.parameters())
     with (
         threads(num_threads, parameters, home.device),

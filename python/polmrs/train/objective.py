@@ -10,6 +10,7 @@ cut into micro-batches, packed, padded or spread over ranks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -28,7 +29,8 @@ class Objective(Protocol):
     """A loss as named terms. Optional, where the class has them:
 
     - ``coefficients: Mapping[str, float]``: of the terms, 1 for those left out; a term with 0 is only measured;
-    - ``prepare(policy, batches) -> shared``: runs first, without gradient, on all micro-batches of this rank;
+    - ``prepare(policy, batches) -> shared``: runs first, without gradient, on all micro-batches of this rank. What it needs
+      of other ranks it reduces itself; a batch whose weights are all 0 only keeps ranks in step;
     - ``init(policy) -> nn.Module``: weights of the objective's own, trained and saved with the policy;
     - ``after_step(policy, state, step)``: runs after each optimizer step;
     - ``per_batch: str``: why the loss depends on how a step is cut into micro-batches, for the few where it does.
@@ -86,13 +88,14 @@ def loss_of(objective: Objective, sums: Terms, divisors: Mapping[str, float]) ->
     return torch.stack(parts).sum() if parts else next(iter(sums.values())).double() * 0
 
 
-def prepared(objective: Objective, policy: Policy, batches: Sequence[Batch]) -> Any:
-    """What ``prepare`` gives, or nothing."""
+def prepared(objective: Objective, policy: Policy, micros: Sequence[tuple[Batch, bool]]) -> Any:
+    """What ``prepare`` gives, or nothing. A batch that does not count has weights of 0."""
     prepare = getattr(objective, "prepare", None)
     if prepare is None:
         return None
+    silent = [b if counts else replace(b, weights=torch.zeros_like(b.weights)) for b, counts in micros]
     with torch.no_grad():
-        return prepare(policy, batches)
+        return prepare(policy, silent)
 
 
 def split(

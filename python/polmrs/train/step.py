@@ -63,7 +63,7 @@ class Stepper:
         )
         micros = [(batch.to(engine.device), counts) for batch, counts in shares]
         divisors = divisors_of(self.objective, micros, engine)
-        shared = prepared(self.objective, self.policy, [batch for batch, _ in micros])
+        shared = prepared(self.objective, self.policy, micros)
         optimizer.zero_grad(set_to_none=True)
         sums = dict.fromkeys(divisors, 0.0)
         loss = 0.0
