@@ -158,7 +158,7 @@ pub(super) fn recognise(held: &Held<'_>) -> Result<Stored> {
     let block = state["blocksize"].as_u64().filter(|block| (2..=1 << 20).contains(block) && block % 2 == 0);
     let dtype = state["dtype"].as_str().and_then(Dtype::from_torch_name).filter(|dtype| dtype.is_float());
     let axis =
-        |at: usize| state["shape"][at].as_u64().filter(|size| (1..1 << 40).contains(size)).map(|size| size as usize);
+        |at: usize| state["shape"][at].as_u64().filter(|size| (1..1 << 31).contains(size)).map(|size| size as usize);
     let (rows, columns) = axis(0).zip(axis(1)).filter(|_| state["shape"][2].is_null()).ok_or_else(|| wrong("shape"))?;
     let block = block.ok_or_else(|| wrong("blocksize"))? as usize;
     Ok(stored(Coding::Nf4 { block, nested }, dtype.ok_or_else(|| wrong("dtype"))?, rows, columns))

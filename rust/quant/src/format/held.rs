@@ -53,8 +53,8 @@ impl Held<'_> {
                 return Err(Error::Checkpoint(format!("{}: not there", tensor.suffix)));
             };
             // What is written once may be a scalar; the state's length is the writer's own.
-            let size: u64 = shape.iter().product();
-            let free = tensor.part == Part::Whole && size == tensor.shape.iter().product::<u64>();
+            let size = |shape: &[u64]| shape.iter().try_fold(1_u64, |size, axis| size.checked_mul(*axis));
+            let free = tensor.part == Part::Whole && size(shape) == size(&tensor.shape);
             if dtype != tensor.dtype || !(free || shape == tensor.shape || tensor.suffix == bnb::STATE) {
                 let (name, wanted) = (dtype.name(), tensor.dtype.name());
                 let rule = format!("{} of {:?} is expected", wanted, tensor.shape);

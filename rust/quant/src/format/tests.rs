@@ -3,6 +3,7 @@
 use super::*;
 use crate::{bits, codebook};
 use proptest::prelude::*;
+use serde_json::json;
 
 fn int(bits: u32, symmetric: bool, group: usize) -> Coding {
     Coding::Int { bits, symmetric, group: if group == 0 { Group::Channel } else { Group::Size(group) } }
@@ -152,6 +153,46 @@ fn words(bytes: &[u8]) -> Vec<u32> {
 fn field(words: &[u32], first: usize, stride: usize, at: usize, b: usize) -> u8 {
     let bit = |at: usize| (words[first + at / 32 * stride] >> (at % 32)) & 1;
     (0..b).fold(0, |code, k| code | bit(at + k) << k) as u8
+}
+
+/// Suffixes of every format.
+const SUFFIXES: [&str; 12] = [
+    "weight",
+    "weight_packed",
+    "weight_scale",
+    "weight_shape",
+    "weight_zero_point",
+    "weight_global_scale",
+    "qweight",
+    "qzeros",
+    "scales",
+    "g_idx",
+    "SCB",
+    bnb::STATE,
+];
+
+proptest! {
+    #[test]
+    fn tensors_of_any_shape_are_recognised_or_refused(
+        format in prop::sample::select(Format::ALL.to_vec()),
+        dtypes in prop::collection::vec(prop::sample::select(Dtype::ALL.to_vec()), 12),
+        axes in prop::collection::vec((prop_oneof![0_u64..70, Just(u64::MAX), Just(1 << 39)], 0_u64..70), 12),
+        rank in 0_usize..3,
+        shape in prop_oneof![(0_u64..70, 0_u64..70), (any::<u64>(), any::<u64>())],
+        missing in 0_usize..13,
+    ) {
+        let shapes: Vec<[u64; 2]> = axes.into_iter().map(|(first, second)| [first, second]).collect();
+        let all = SUFFIXES.into_iter().zip(dtypes).zip(&shapes).enumerate().filter(|(at, _)| *at != missing);
+        let tensors = all.map(|(_, ((name, dtype), shape))| (name, dtype, &shape[..rank])).collect();
+        let bytes = |suffix: &str| {
+            let state = json!({ "quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [shape.0, shape.1] });
+            let pair = [shape.0.to_le_bytes(), shape.1.to_le_bytes()].concat();
+            Ok(if suffix == bnb::STATE { state.to_string().into_bytes() } else { pair })
+        };
+        if let Err(error) = (Held { tensors, bytes: &bytes }).recognise(format, None) {
+            prop_assert!(!matches!(error, Error::Internal(_)), "{error}");
+        }
+    }
 }
 
 #[test]
