@@ -160,22 +160,26 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def draw(rows: Mapping[str, Mapping[str, Any]], to: Path) -> None:
-    """Size against perplexity on the text that the model was trained for."""
+    """A bar a scheme: perplexity on the text that the model was trained for, and the size beside it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for name, row in rows.items():
-        x, y = row["bytes"] / 1e6, perplexities(row)[-1]
-        axes.plot(x, y, "o", color="#c8500a" if name == "float32" else "#1b6ca8")
-        axes.annotate(name, (x, y), xytext=(5, 3), textcoords="offset points", fontsize=7)
+    names = list(rows)[::-1]
+    heights = [perplexities(rows[name])[-1] for name in names]
+    colours = ["#c8500a" if name == "float32" else "#1b6ca8" for name in names]
+    bars = axes.barh(names, heights, color=colours)
+    labels = [
+        f"{height:.2f}, {rows[name]['bytes'] / 1e6:.0f} MB"
+        for name, height in zip(names, heights, strict=True)
+    ]
+    axes.bar_label(bars, labels, padding=3, fontsize=8)
     axes.set_xscale("log")
-    axes.set_xlabel("MB of safetensors, embeddings as they were")
-    axes.set_ylabel("held-out perplexity, documentation")
+    axes.set_xlim(right=2 * max(heights))
+    axes.set_xlabel("held-out perplexity, documentation (logarithmic)")
     axes.set_title("SmolLM2-135M-Instruct, a fine-tune of it, quantized", loc="left")
-    axes.grid(alpha=0.25)
     figure.savefig(to)
 
 
