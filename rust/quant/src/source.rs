@@ -149,11 +149,11 @@ impl Quantized {
         }
         let values = Arc::new(weight.rows(self.base.as_ref(), first, count)?);
         let mut kept = lock();
-        let mut bytes = 4 * values.len();
         kept.insert(0, Kept { tensor, first, values: Arc::clone(&values) });
+        let mut bytes = 0;
         kept.retain(|kept| {
             bytes += 4 * kept.values.len();
-            bytes <= KEPT + 8 * values.len()
+            bytes <= KEPT
         });
         Ok(values)
     }
