@@ -46,6 +46,9 @@ impl Spec {
 /// A tensor's suffix, its type's torch name, its shape and its bytes.
 type Given<'py> = (String, String, Vec<u64>, Any<'py>);
 
+/// The same on its way out.
+type Written<'py> = (&'static str, &'static str, Vec<u64>, Bound<'py, PyByteArray>);
+
 /// Codes and scales (as `Rows` has them) in a layout: suffix, type, shape and bytes of each tensor.
 #[pyfunction]
 #[allow(clippy::too_many_arguments, reason = "one array each")]
@@ -58,7 +61,7 @@ pub(super) fn to_format<'py>(
     bytes: Option<&Any<'py>>,
     zeros: Option<&Any<'py>>,
     global: f32,
-) -> PyResult<Vec<(&'static str, &'static str, Vec<u64>, Bound<'py, PyByteArray>)>> {
+) -> PyResult<Vec<Written<'py>>> {
     let (layout, (rows, columns)) = (spec.layout(py)?, shape);
     let u8s = |name, array: Option<&Any<'py>>| match array {
         Some(array) => Ok::<_, PyErr>(slice!(read::<u8>(name, array)?).to_vec()),
