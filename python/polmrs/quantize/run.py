@@ -103,7 +103,7 @@ def quantize(
     Raises:
         UsageError: A rule that finds nothing, settings that do not go together.
         ConfigError: A format that does not hold the scheme, a group that does not divide a row.
-        CheckpointError: A model that is quantized already.
+        CheckpointError: Nothing to quantize, or codes without a config that says what they are.
         NonFiniteError: A weight holds a NaN or an infinity.
         OutputExistsError: ``to`` exists (unless ``overwrite``).
 

@@ -35,8 +35,8 @@ impl Prepared {
     /// Opens a model and plans, from headers alone.
     ///
     /// # Errors
-    /// [`Error::Usage`] and [`Error::Config`] for what does not go together, [`Error::Checkpoint`] for a model that is
-    /// quantized already or has nothing to quantize.
+    /// [`Error::Usage`] and [`Error::Config`] for what does not go together, [`Error::Checkpoint`] for a model that has
+    /// nothing to quantize, or codes without a config that says what they are.
     pub fn new(reference: &str, config: Config, settings: Settings) -> Result<Prepared> {
         Prepared::of(ModelFolder::open(reference)?, reference, config, settings)
     }
