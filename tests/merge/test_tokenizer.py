@@ -328,3 +328,17 @@ def test_matrices_that_cannot_be_mixed_are_refused(home):
     save_file({"encoder.weight": torch.ones(1, 2)}, home / "a" / "model.safetensors")
     with pytest.raises(CheckpointError, match="no input embedding"):
         merge(["a", "b"], {"source": "base"}, base="a")
+
+
+def test_rows_that_stand_for_other_tokens_are_noted_where_nothing_aligns_them(home):
+    matrix = torch.ones(3, 2)
+    for name, tokens in {"a": "xyz", "b": "xzy", "c": "xyz"}.items():
+        by_hand(home / name, {token: row for row, token in enumerate(tokens)}, {EMBEDDING: matrix})
+    text = (home / "c/tokenizer.json").read_text()
+    (home / "c/tokenizer.json").write_text(text + "\n")  # another file, the same tokens
+    models = "models:\n- {model: a}\n- {model: b}\n- {model: c}\nparameters: {weight: 1}\n"
+    Path("c.yml").write_text(f"merge_method: linear\n{models}")
+    [note] = pm.plan("c.yml")["notes"]
+    assert note.startswith("b: 2 rows stand for other tokens than in a, row 1 for \"z\" and not \"y\"")
+    Path("c.yml").write_text(f"merge_method: linear\n{models}tokenizer: {{source: base}}\n")
+    assert not [note for note in pm.plan("c.yml")["notes"] if "stand for other tokens" in note]

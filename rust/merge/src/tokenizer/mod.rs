@@ -23,6 +23,7 @@
 //! | `vocab` | the tokens of one model |
 //! | `tensors` | which tensors have a row per token |
 //! | `rows` | the origins of all rows |
+//! | `unaligned` | what is said where nothing aligns rows that differ |
 //! | [`remap`] | a model that is read in these rows |
 //! | [`files`] | the tokenizer's files, and what configs say about tokens |
 //! | [`chat`] | the chat template |
@@ -33,6 +34,7 @@ pub mod remap;
 mod rows;
 pub mod section;
 mod tensors;
+mod unaligned;
 mod vocab;
 
 use chat::Chat;
@@ -90,7 +92,11 @@ impl Settings {
         let donor = base.unwrap_or(0);
         let mut vocabulary = match &self.section {
             Some(section) => align(section, models, base, dtype)?,
-            None => Vocabulary { maps: models.iter().map(|_| Maps::default()).collect(), ..Vocabulary::default() },
+            None => Vocabulary {
+                maps: models.iter().map(|_| Maps::default()).collect(),
+                notes: unaligned::notes(models, donor),
+                ..Vocabulary::default()
+            },
         };
         if let Some(chat) = &self.chat {
             let order = order(models.len(), donor);
