@@ -339,6 +339,6 @@ def test_rows_that_stand_for_other_tokens_are_noted_where_nothing_aligns_them(ho
     models = "models:\n- {model: a}\n- {model: b}\n- {model: c}\nparameters: {weight: 1}\n"
     Path("c.yml").write_text(f"merge_method: linear\n{models}")
     [note] = pm.plan("c.yml")["notes"]
-    assert note.startswith("b: 2 rows stand for other tokens than in a, row 1 for \"z\" and not \"y\"")
+    assert note.startswith('b: 2 rows stand for other tokens than in a, row 1 for "z" and not "y"')
     Path("c.yml").write_text(f"merge_method: linear\n{models}tokenizer: {{source: base}}\n")
     assert not [note for note in pm.plan("c.yml")["notes"] if "stand for other tokens" in note]

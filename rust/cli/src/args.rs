@@ -28,6 +28,8 @@ pub(crate) enum Verb {
     Diff(Diff),
     /// Clean and pack data sets
     Data(data::Data),
+    /// Name what a loader would trip over in a quantized checkpoint
+    Check(Check),
     /// Convert a checkpoint of pickles (.bin, .pt, .pth) to safetensors without running their code
     Convert(Convert),
     /// Show what a merge did to its tensors, the worst first
@@ -154,6 +156,15 @@ pub(crate) struct Diff {
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
     /// Print JSON, with every tensor
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Check {
+    /// A model folder
+    pub(crate) path: PathBuf,
+    /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -71,6 +71,7 @@ fn dispatch(args: &Args, ctl: &Ctl) -> Result<()> {
         Verb::Inspect(args) => verbs::inspect::inspect(args, ctl),
         Verb::Diff(args) => verbs::diff::diff(args, ctl),
         Verb::Data(args) => verbs::data::data(args, ctl),
+        Verb::Check(args) => verbs::check::check(args),
         Verb::Convert(args) => verbs::convert::convert(args),
         Verb::Report(args) => verbs::report::report(args),
         Verb::Methods(args) => verbs::about::methods(args),

@@ -292,7 +292,7 @@ fn on_hub(repo: &Repo, _: &str, _: Kind, _: &Settings, missing: &str) -> Result<
 }
 
 /// A small JSON file, if it is there.
-fn read_json(path: &Path) -> Result<Option<Json>> {
+pub fn read_json(path: &Path) -> Result<Option<Json>> {
     let Some(text) = read_text(path)? else { return Ok(None) };
     serde_json::from_str(&text).map(Some).map_err(|error| Error::Checkpoint(format!("{}: {error}", path.display())))
 }

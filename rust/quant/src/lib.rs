@@ -10,6 +10,7 @@
 //! | [`codebook`] | nearest entries of a sorted table: NF4, and the 8-bit dynamic map of double quantization |
 //! | [`matrix`] | all of them on whole matrices, on all threads |
 //! | [`format`] | which tensors a checkpoint of each file format holds for them |
+//! | [`check`](mod@check) | what a loader would trip over |
 //! | [`source`] | a quantized checkpoint as a source of dense weights |
 //! | [`scheme`], [`method`] | what weights become, and how codes are found, as rows of data |
 //! | [`select`] | which tensors become what, by names and rules |
@@ -21,6 +22,7 @@
 //! between threads. Inputs are finite: whoever reads a checkpoint refuses NaN and infinities.
 
 pub mod bits;
+pub mod check;
 pub mod codebook;
 pub mod coder;
 mod compat;

@@ -8,7 +8,7 @@ use crate::format::{Format, Held, Part, Stored, Tensor};
 use polmrs_core::{Dtype, Error, Result, dtype};
 use polmrs_engine::source::{Meta, Source};
 use serde_json::Value as Json;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -34,8 +34,8 @@ enum Origin {
 }
 
 /// A weight that is stored in a layout.
-struct Weight {
-    stored: Stored,
+pub(crate) struct Weight {
+    pub(crate) stored: Stored,
     /// Its tensors, and where the base has them.
     parts: Vec<(Tensor, usize)>,
 }
@@ -70,7 +70,7 @@ pub fn format_of(config: &Json) -> Result<Option<Format>> {
 }
 
 /// What a name must end in for its module to be quantized.
-const fn marks(format: Format) -> &'static [&'static str] {
+pub(crate) const fn marks(format: Format) -> &'static [&'static str] {
     match format {
         Format::CompressedTensors => &[".weight_scale"],
         Format::Gptq | Format::GptqV2 | Format::Awq => &[".qweight"],
@@ -81,6 +81,20 @@ const fn marks(format: Format) -> &'static [&'static str] {
 /// What else a quantized module may hold, which a dense one has not: about activations, or superseded.
 const SPARE: [&str; 6] =
     ["weight_shape", "input_scale", "input_zero_point", "input_global_scale", "output_scale", "weight_format"];
+
+/// The quantized modules of a checkpoint: for each, the suffixes and places of its tensors, in the checkpoint's order.
+pub(crate) fn modules(tensors: &[Meta], format: Format) -> BTreeMap<&str, Vec<(&str, usize)>> {
+    let quantized = |meta: &'_ Meta| marks(format).iter().find_map(|mark| meta.name.strip_suffix(mark).map(str::len));
+    let mut modules: BTreeMap<&str, Vec<(&str, usize)>> =
+        tensors.iter().filter_map(|meta| Some((&meta.name[..quantized(meta)?], Vec::new()))).collect();
+    for (at, meta) in tensors.iter().enumerate() {
+        let mut dots = meta.name.char_indices().filter(|(_, letter)| *letter == '.').map(|(dot, _)| dot);
+        if let Some(dot) = dots.find(|dot| modules.contains_key(&meta.name[..*dot])) {
+            modules.entry(&meta.name[..dot]).or_default().push((&meta.name[dot + 1..], at));
+        }
+    }
+    modules
+}
 
 /// What [`read_quantized_with`](polmrs_model::folder::read_quantized_with) takes: the dense weights of a quantized model,
 /// and of any other model nothing.
@@ -95,20 +109,10 @@ impl Quantized {
     /// # Errors
     /// [`Error::Checkpoint`], with the module's name, where its tensors are not what the format gives it.
     pub fn new(base: Arc<dyn Source>, config: &Json, format: Format) -> Result<Quantized> {
-        let mut modules: HashMap<&str, Vec<(&str, usize)>> = HashMap::new();
-        let quantized = |name: &str| marks(format).iter().find_map(|mark| name.strip_suffix(mark)).map(str::to_owned);
-        let names: Vec<String> = base.tensors().iter().filter_map(|meta| quantized(&meta.name)).collect();
-        for name in &names {
-            modules.entry(name).or_default();
-        }
+        let modules = modules(base.tensors(), format);
         let mut owners = vec![None; base.tensors().len()];
-        for (at, meta) in base.tensors().iter().enumerate() {
-            let dots = meta.name.char_indices().filter(|(_, letter)| *letter == '.').map(|(dot, _)| dot);
-            if let Some(dot) = dots.into_iter().find(|dot| modules.contains_key(&meta.name[..*dot])) {
-                let (module, suffix) = (&meta.name[..dot], &meta.name[dot + 1..]);
-                owners[at] = Some(module);
-                modules.entry(module).or_default().push((suffix, at));
-            }
+        for (module, held) in &modules {
+            held.iter().for_each(|(_, at)| owners[*at] = Some(*module));
         }
         let stated = ["dtype", "torch_dtype"].into_iter().find_map(|key| config[key].as_str());
         let stated = stated.and_then(Dtype::from_torch_name).filter(|dtype| dtype.is_float());
@@ -161,7 +165,7 @@ impl Quantized {
 
 impl Weight {
     /// The layout of a module's tensors; `bits` as in [`Held::recognise`].
-    fn new(base: &dyn Source, held: &[(&str, usize)], format: Format, bits: Option<u32>) -> Result<Weight> {
+    pub(crate) fn new(base: &dyn Source, held: &[(&str, usize)], format: Format, bits: Option<u32>) -> Result<Weight> {
         let find = |suffix: &str| {
             let found = held.iter().find(|(name, _)| *name == suffix).map(|(_, at)| *at);
             found.ok_or_else(|| Error::Checkpoint(format!("{suffix}: not there")))
@@ -224,7 +228,7 @@ impl Weight {
 }
 
 /// The bits of all `config_groups`, where they agree.
-fn one_width(quantization: &Json) -> Option<u32> {
+pub(crate) fn one_width(quantization: &Json) -> Option<u32> {
     let groups = quantization["config_groups"].as_object()?;
     let mut widths = groups.values().map(|group| group["weights"]["num_bits"].as_u64());
     let first = widths.next()??;

@@ -1,6 +1,7 @@
 //! What each verb does, in terms of the libraries.
 
 pub(crate) mod about;
+pub(crate) mod check;
 pub(crate) mod convert;
 pub(crate) mod data;
 pub(crate) mod diff;

@@ -77,6 +77,13 @@ pub(super) fn read(layout: &Layout, parts: &[Vec<u8>], count: usize, columns: us
     })
 }
 
+/// How many zero points of version 1 are stored as the top code: readers that add one to whole words carry them into their
+/// neighbours.
+pub(crate) fn carrying(bits: usize, qzeros: &[u8], groups: usize, rows: usize) -> usize {
+    let top = 0xff >> (8 - bits);
+    unpack_down(bits, qzeros, groups, rows).into_iter().filter(|zero| *zero == top).count()
+}
+
 /// Also the content of `quantize_config.json`.
 pub(super) fn config(layouts: &[(Layout, Vec<String>)], ignore: &[String]) -> Value {
     let own = |layout: &Layout| {
