@@ -1,0 +1,40 @@
+"""Ranked answers as preference pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations, pairwise
+from typing import Literal
+
+from polmrs.data.records import Preference, Ranked
+
+
+def pairs(ranked: Ranked, *, which: Literal["all", "adjacent", "best_worst"] = "all") -> Iterator[Preference]:
+    """The pairs that a ranking implies; ties give none. The margin of a pair is the difference of the scores.
+
+    InstructGPT trains on all K(K-1)/2 of them (arXiv:2203.02155, equation 1).
+
+    Args:
+        ranked: The answers; equal scores keep their order.
+        which: ``all`` of them, those of ``adjacent`` answers once sorted, or the ``best_worst``.
+
+    >>> ranked = Ranked(prompt="?", answers=("a", "b", "c"), scores=(1, 3, 2))
+    >>> [(pair.chosen, pair.rejected, pair.margin) for pair in pairs(ranked)]
+    [('b', 'c', 1), ('b', 'a', 2), ('c', 'a', 1)]
+    """
+    order = sorted(range(len(ranked.scores)), key=lambda i: -ranked.scores[i])
+    chosen = {
+        "all": combinations(order, 2),
+        "adjacent": pairwise(order),
+        "best_worst": [(order[0], order[-1])],
+    }[which]
+    for better, worse in chosen:
+        margin = ranked.scores[better] - ranked.scores[worse]
+        if margin > 0:
+            yield Preference(
+                prompt=ranked.prompt,
+                chosen=ranked.answers[better],
+                rejected=ranked.answers[worse],
+                margin=margin,
+                meta=ranked.meta,
+            )
