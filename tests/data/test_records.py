@@ -82,3 +82,8 @@ def test_margins_of_adjacent_pairs_add_up_to_that_of_best_and_worst(scores):
 def test_pairs_keep_where_they_come_from():
     source = Ranked(prompt="?", answers=("a", "b"), scores=(0, 1), meta={"language": "en"})
     assert [pair.meta for pair in pairs(source)] == [{"language": "en"}]
+
+
+def test_a_choice_of_pairs_that_there_is_not_is_refused():
+    with pytest.raises(UsageError, match="which: 'best' is none of all, adjacent, best_worst"):
+        list(pairs(ranked([0, 1]), which="best"))

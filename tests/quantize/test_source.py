@@ -1,6 +1,9 @@
 """Quantized checkpoints as inputs: the weights that they stand for."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import polmrs
 import polmrs.quantize as pq
@@ -10,6 +13,8 @@ from polmrs import merge
 from quantize.made import LINEAR, folder, read, weights
 from quantize.test_checkpoints import CASES, same
 from safetensors.torch import load_file, save_file
+
+POLMRS = Path(sys.executable).with_name("polmrs")
 
 
 def dequantized(codec, format, activations=False):
@@ -36,6 +41,32 @@ def test_merging_and_quantizing_again_see_the_weights_that_codes_stand_for(case,
     for source in ("once", "dense"):
         pq.quantize(tmp_path / source, scheme=pq.W8A16(group=64), to=tmp_path / f"again {source}")
     same(read(tmp_path / "again once")[0], read(tmp_path / "again dense")[0])
+
+
+def compared(a, b):
+    """What ``polmrs diff`` says of two folders: how many elements of each tensor differ."""
+    run = subprocess.run([POLMRS, "diff", a, b, "--json"], capture_output=True, text=True, check=True)
+    report = json.loads(run.stdout)
+    assert not report["mismatches"]
+    return {row["name"]: row["changed"] for row in report["tensors"]}
+
+
+@pytest.mark.parametrize("case", ["w4a16", "nf4"])
+def test_diff_sees_the_weights_that_codes_stand_for(case, tmp_path):
+    scheme, codec, format = CASES[case]
+    folder(tmp_path / "model")
+    folder(tmp_path / "dense", dequantized(codec, format))
+    pq.quantize(tmp_path / "model", scheme=scheme, format=format, to=tmp_path / "once")
+    assert set(compared(tmp_path / "dense", tmp_path / "once").values()) == {0}
+    changed = compared(tmp_path / "model", tmp_path / "once")
+    assert {name for name, count in changed.items() if count} == {f"{module}.weight" for module in LINEAR}
+
+
+def test_diff_compares_adapters_by_themselves(tmp_path):
+    for name, value in (("a", 0.0), ("b", 1.0)):
+        (tmp_path / name).mkdir()
+        save_file({"lora_A.weight": torch.full((2, 3), value)}, tmp_path / name / "adapter_model.safetensors")
+    assert compared(tmp_path / "a", tmp_path / "b") == {"lora_A.weight": 6}
 
 
 def damage(path, name, change):

@@ -7,6 +7,7 @@ from itertools import combinations, pairwise
 from typing import Literal
 
 from polmrs.data.records import Preference, Ranked
+from polmrs.errors import UsageError
 
 
 def pairs(ranked: Ranked, *, which: Literal["all", "adjacent", "best_worst"] = "all") -> Iterator[Preference]:
@@ -18,10 +19,15 @@ def pairs(ranked: Ranked, *, which: Literal["all", "adjacent", "best_worst"] = "
         ranked: The answers; equal scores keep their order.
         which: ``all`` of them, those of ``adjacent`` answers once sorted, or the ``best_worst``.
 
+    Raises:
+        UsageError: ``which`` is none of these.
+
     >>> ranked = Ranked(prompt="?", answers=("a", "b", "c"), scores=(1, 3, 2))
     >>> [(pair.chosen, pair.rejected, pair.margin) for pair in pairs(ranked)]
     [('b', 'c', 1), ('b', 'a', 2), ('c', 'a', 1)]
     """
+    if which not in ("all", "adjacent", "best_worst"):
+        raise UsageError(f"which: {which!r} is none of all, adjacent, best_worst")
     order = sorted(range(len(ranked.scores)), key=lambda i: -ranked.scores[i])
     chosen = {
         "all": combinations(order, 2),

@@ -174,16 +174,17 @@ fn open_model(place: &Place, label: &str) -> Result<ModelFolder> {
     if found.kind == Kind::Adapter {
         return Err(Error::Checkpoint(format!("{label}: is an adapter, not a model; write 'MODEL+{label}'")));
     }
-    let mut config = read_json(&found.folder.join("config.json"))?;
-    let mut source = found.source;
-    if let (Some(config), Some(read)) = (&mut config, READ_QUANTIZED.get())
-        && let Some(dense) = read(&source, config)?
-    {
-        source = dense;
-        config.as_object_mut().and_then(|config| config.shift_remove("quantization_config"));
-    }
+    let (source, config) = found.dense()?;
     let pending = found.pending.into_iter().collect();
     Ok(ModelFolder { folder: found.folder, source, config, parts: None, pending })
+}
+
+/// The tensors that a folder or a file holds: a model's, dense if it is quantized, or an adapter's own.
+///
+/// # Errors
+/// As [`ModelFolder::open`].
+pub fn tensors(path: &Path) -> Result<Arc<dyn Source>> {
+    Ok(on_disk(path, &path.display().to_string(), Kind::Model)?.dense()?.0)
 }
 
 /// An adapter that is open.
@@ -229,6 +230,18 @@ struct Found {
 }
 
 impl Found {
+    /// The tensors, dequantized where the config says that they are quantized, and the config without that.
+    fn dense(&self) -> Result<(Arc<dyn Source>, Option<Json>)> {
+        let mut config = read_json(&self.folder.join("config.json"))?;
+        if let (Some(config), Some(read)) = (&mut config, READ_QUANTIZED.get())
+            && let Some(dense) = read(&self.source, config)?
+        {
+            config.as_object_mut().and_then(|config| config.shift_remove("quantization_config"));
+            return Ok((dense, Some(config.take())));
+        }
+        Ok((Arc::clone(&self.source), config))
+    }
+
     fn has_config(&self) -> bool {
         self.folder.join(if self.kind == Kind::Model { "config.json" } else { ADAPTER_CONFIG }).exists()
     }

@@ -6,13 +6,11 @@ use crate::progress::shown;
 use crate::text::table;
 use polmrs_core::{Ctl, Result};
 use polmrs_engine::measure::{Difference, differences, mismatches, require_common};
-use polmrs_model::ModelFolder;
+use polmrs_model::folder::tensors;
 use serde_json::json;
-use std::path::Path;
 
 pub(crate) fn diff(args: &Diff, ctl: &Ctl) -> Result<()> {
-    let open = |path: &Path| Ok(ModelFolder::at(path, &path.display().to_string())?.source);
-    let (a, b) = (open(&args.a)?, open(&args.b)?);
+    let (a, b) = (tensors(&args.a)?, tensors(&args.b)?);
     let (a, b) = (a.as_ref(), b.as_ref());
     require_common(a, b)?;
     let mut rows = shown(false, "comparing", ctl, || differences(a, b, threads(args.threads)?, ctl))?;

@@ -42,7 +42,8 @@ pub(crate) fn merge(args: &Merge, step: &str, ctl: &Ctl) -> Result<()> {
 /// The step's arguments, with those of the merge that hold for both.
 fn parse(step: &str, args: &Merge) -> Result<Quantize> {
     let mut words: Vec<OsString> = vec!["polmrs".into()];
-    words.extend(split(step)?.into_iter().map(OsString::from));
+    let split = shlex::split(step).ok_or_else(|| Error::Usage(format!("then: a quote in \"{step}\" is not closed")))?;
+    words.extend(split.into_iter().map(OsString::from));
     if words.get(1).is_none_or(|verb| verb != "quantize") {
         return Err(Error::Usage(format!("then: '{step}': the step that may follow is quantize")));
     }
@@ -65,27 +66,6 @@ fn parse(step: &str, args: &Merge) -> Result<Quantize> {
     Ok(*asked)
 }
 
-/// Words as a shell parts them: at spaces outside of quotes.
-fn split(text: &str) -> Result<Vec<String>> {
-    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
-    for c in text.chars() {
-        match (quote, c) {
-            (Some(open), c) if c == open => quote = None,
-            (None, '\'' | '"') => {
-                quote = Some(c);
-                word.get_or_insert_default();
-            }
-            (None, c) if c.is_whitespace() => words.extend(word.take()),
-            (_, c) => word.get_or_insert_default().push(c),
-        }
-    }
-    if let Some(open) = quote {
-        return Err(Error::Usage(format!("then: a {open} is not closed")));
-    }
-    words.extend(word);
-    Ok(words)
-}
-
 /// A folder beside the output that goes when this is dropped.
 struct Between(PathBuf);
 
@@ -103,17 +83,5 @@ impl Between {
 impl Drop for Between {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0); // what led here is the one to tell
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_part_at_spaces_outside_of_quotes() {
-        let words = split("quantize  --rule 'down=w8a16 group=32' --exclude \"it's\" ''").unwrap();
-        assert_eq!(words, ["quantize", "--rule", "down=w8a16 group=32", "--exclude", "it's", ""]);
-        assert!(split("a 'b").unwrap_err().to_string().contains("not closed"));
     }
 }
