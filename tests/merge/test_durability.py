@@ -239,30 +239,22 @@ def test_a_run_that_asks_for_digests_does_not_take_over_tensors_without(home):
     assert resumes(contents("whole"), "--verify") > 0
 
 
-def test_a_disk_that_is_full_loses_nothing_that_was_whole(home):
+def test_a_disk_that_is_full_loses_nothing_that_was_whole(home, tmpfs):
     pm.merge("c.yml", to="whole", shard_size=6_000_000)
     expected = contents("whole")
-    disk = home / "disk"
-    disk.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", disk], capture_output=True, check=False
-    ).returncode:
-        pytest.skip("a tmpfs cannot be mounted here")
-    try:
-        full = subprocess.run(
-            command("--threads", "1", out="disk/out"), capture_output=True, text=True, check=False
-        )
-        assert full.returncode == 4, full.stderr
-        assert "No space left on device (os error 28); free some space" in full.stderr
-        assert "--resume goes on with it" in full.stderr
-        subprocess.run(["mount", "-o", "remount,size=40m", disk], check=True)
-        more = subprocess.run(
-            command("--resume", "--json", out="disk/out"), capture_output=True, text=True, check=True
-        )
-        assert json.loads(more.stdout)["resumed_tensors"] > 0
-        assert contents("disk/out") == expected
-    finally:
-        subprocess.run(["umount", disk], check=True)
+    disk = tmpfs(home / "disk", "size=9m")
+    full = subprocess.run(
+        command("--threads", "1", out="disk/out"), capture_output=True, text=True, check=False
+    )
+    assert full.returncode == 4, full.stderr
+    assert "No space left on device (os error 28); free some space" in full.stderr
+    assert "--resume goes on with it" in full.stderr
+    subprocess.run(["mount", "-o", "remount,size=40m", disk], check=True)
+    more = subprocess.run(
+        command("--resume", "--json", out="disk/out"), capture_output=True, text=True, check=True
+    )
+    assert json.loads(more.stdout)["resumed_tensors"] > 0
+    assert contents("disk/out") == expected
 
 
 def test_of_twenty_runs_into_one_folder_one_wins_and_the_others_say_why(home):

@@ -352,33 +352,14 @@ def test_an_output_under_a_file_is_an_io_error(home, fails):
     assert isinstance(raised.value, OSError)
 
 
-def mounted(path, options):
-    """A tmpfs at ``path`` until the test ends; skips where mounting is not allowed."""
-    path.mkdir()
-    if (
-        not shutil.which("mount")
-        or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], capture_output=True
-        ).returncode
-    ):
-        pytest.skip("a tmpfs cannot be mounted here")
-
-
-@pytest.fixture
-def disk(home):
-    yield home / "disk"
-    if (home / "disk").is_mount():
-        subprocess.run(["umount", home / "disk"], check=True)
-
-
-def test_a_read_only_disk_is_an_io_error(disk, fails):
-    mounted(disk, "ro")
+def test_a_read_only_disk_is_an_io_error(home, tmpfs, fails):
+    tmpfs(home / "disk", "ro")
     fails(4, "Read-only file system (os error 30); write to another file system", out="disk/out")
 
 
 @pytest.mark.parametrize("shard_size", ["5GB", "40kB"])
-def test_a_full_disk_is_an_io_error(home, disk, fails, shard_size):
-    mounted(disk, "size=128k")
+def test_a_full_disk_is_an_io_error(home, tmpfs, fails, shard_size):
+    disk = tmpfs(home / "disk", "size=128k")
     for seed, name in enumerate(["base", "math", "code"]):
         folder(
             home / name,

@@ -212,6 +212,20 @@ def test_ctrl_c_leaves_what_the_next_run_goes_on_from(hub, files, tmp_path):
     assert any(at == f"bytes={have}-" for _, _, path, at, _ in hub.requests("/cdn/"))
 
 
+def test_a_disk_that_fills_while_downloading_keeps_what_arrived(hub, files, tmp_path, tmpfs):
+    disk = tmpfs(tmp_path / "hf", "size=1m")
+    with pytest.raises(StorageError, match=r"No space left on device \(os error 28\); free some space"):
+        merged(["org/tiny"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    [left] = hub.cache.rglob("*.incomplete")
+    have = left.stat().st_size
+    assert have > 0
+    subprocess.run(["mount", "-o", "remount,size=16m", disk], check=True)
+    hub.log = []
+    assert equal(merged(["org/tiny"], tmp_path / "out"), files[1])
+    assert any(at == f"bytes={have}-" for _, _, path, at, _ in hub.requests("/cdn/"))
+
+
 def test_an_adapter_and_a_revision_come_from_the_hub(hub, llamas, tmp_path):
     ours = merged([f"{llamas / 'base'}+org/lora@refs/pr/1"], tmp_path / "out")
     (tmp_path / "adapter").mkdir()
