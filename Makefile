@@ -19,7 +19,8 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 # Trust the certificates that the machine trusts, as pip and cargo do.
 export UV_SYSTEM_CERTS ?= 1
 export CARGO_TERM_QUIET ?= true
-unexport PYTHONHOME PYTHONPATH
+# Tests start many interpreters; each would compile torch and transformers again.
+unexport PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
 say = @printf 'polmrs: %s\n'
 # Runs a command that talks much, and shows what it said only if it failed.
