@@ -9,6 +9,6 @@
 """
 
 from polmrs.rag.index import Hits, Index
-from polmrs.rag.kinds import Flat, Kind, Quantized
+from polmrs.rag.kinds import HNSW, Flat, Kind, Quantized
 
-__all__ = ["Flat", "Hits", "Index", "Kind", "Quantized"]
+__all__ = ["HNSW", "Flat", "Hits", "Index", "Kind", "Quantized"]

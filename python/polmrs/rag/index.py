@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal, Self, TypeAlias, cast
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from polmrs import _core
 from polmrs._tensor import Array, is_torch, to_bits
 from polmrs.errors import ArrayError, UsageError
-from polmrs.rag.kinds import Flat, Kind, Quantized, Storage
+from polmrs.rag.kinds import NAMES, Kind, Quantized, Storage
 
 Metric: TypeAlias = Literal["ip", "cosine", "l2"]
 Ids: TypeAlias = Sequence[str] | Sequence[int] | Array
@@ -71,8 +71,10 @@ class Index:
         """
         self.dim, self.metric = dim, metric
         self.kind: Kind = kind or Quantized()
-        codes = None if isinstance(self.kind, Flat) else (self.kind.bits, self.kind.margin)
-        self._index = _core.search.Index(dim, metric, self.kind.storage, codes)
+        name = next(name for name, kind in NAMES.items() if isinstance(self.kind, kind))
+        fields = {"kind": name, **asdict(self.kind)}
+        storage = fields.pop("storage")
+        self._index = _core.search.Index(dim, metric, storage, _json("kind", fields))
 
     @classmethod
     def open(cls, path: PathLike, *, mmap: bool = False, verify: bool = False) -> Self:
@@ -93,13 +95,10 @@ class Index:
         """
         index = cls.__new__(cls)
         index._index = _core.search.Index.open(os.fspath(path), mmap, verify)
-        index.dim, metric, storage, codes = index._index.settings()
+        index.dim, metric, storage, kind = index._index.settings()
         index.metric = cast(Metric, metric)
-        kept = cast(Storage, storage)
-        if codes is None:
-            index.kind = Flat(storage=kept)
-        else:
-            index.kind = Quantized(bits=cast(Any, codes[0]), margin=codes[1], storage=kept)
+        fields = json.loads(kind)
+        index.kind = NAMES[fields.pop("kind")](storage=cast(Storage, storage), **fields)
         return index
 
     def save(self, path: PathLike) -> None:
@@ -137,8 +136,17 @@ class Index:
         """How many vectors there are."""
         return len(self._index)
 
-    def add(self, ids: Ids, vectors: Array, metadata: Sequence[Metadata] | None = None) -> None:
+    def add(
+        self,
+        ids: Ids,
+        vectors: Array,
+        metadata: Sequence[Metadata] | None = None,
+        *,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> None:
         """Adds vectors; one whose id is there already is replaced, metadata and all. All are added, or none.
+
+        Ctrl-C, or an exception in ``progress``, stops it, and then none are.
 
         Args:
             ids: As many as vectors, all strings or all integers. Of two equal ones the later stands.
@@ -146,6 +154,7 @@ class Index:
                 on the way.
             metadata: A dictionary for each vector: names (not beginning with ``$``) and strings, numbers, booleans
                 or nothing.
+            progress: Called now and then with the bytes done and all bytes.
 
         Raises:
             ArrayError: Wrong shape or type, or a norm above 1e18.
@@ -158,7 +167,8 @@ class Index:
             raise ArrayError(
                 f"vectors: shape {tuple(bits.shape)} is not ({len(names)}, {self.dim}) for {len(names)} ids"
             )
-        self._index.add(names, dtype, bits, None if metadata is None else _json("metadata", list(metadata)))
+        fields = None if metadata is None else _json("metadata", list(metadata))
+        self._index.add(names, dtype, bits, fields, progress)
 
     def delete(self, ids: Ids | None = None, *, filter: Filter | None = None) -> int:
         """Deletes the vectors of these ids, or those that pass a filter, and says how many that were.
@@ -206,7 +216,13 @@ class Index:
         return bool(self._index.vectors(_ids([one] if isinstance(one, str) else [int(one)]))[1][0])
 
     def search(
-        self, queries: Array, k: int = 10, *, filter: Filter | None = None, min_score: float | None = None
+        self,
+        queries: Array,
+        k: int = 10,
+        *,
+        filter: Filter | None = None,
+        min_score: float | None = None,
+        effort: int | None = None,
     ) -> Hits:
         """The ``k`` best vectors for each query, or fewer where there are fewer.
 
@@ -215,6 +231,7 @@ class Index:
             k: At least 1.
             filter: Only what passes counts; the scan looks at nothing else, so there are ``k`` hits if so many pass.
             min_score: Leaves out what scores less.
+            effort: In place of ``ef_search`` of :class:`~polmrs.rag.HNSW`, for this search; other kinds have no use for it.
 
         Raises:
             ArrayError: Wrong shape or type.
@@ -225,7 +242,9 @@ class Index:
         if k < 1:
             raise UsageError(f"k: {k} is not at least 1")
         condition = None if filter is None else _json("filter", filter)
-        ids, scores, offsets = self._index.search(dtype, bits, k, condition, min_score)
+        if effort is not None and effort < 1:
+            raise UsageError(f"effort: {effort} is not at least 1")
+        ids, scores, offsets = self._index.search(dtype, bits, k, condition, (min_score, effort))
         if bits.ndim == 1:
             return Hits(ids, scores)
         ends = offsets.tolist()

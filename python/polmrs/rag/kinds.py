@@ -37,4 +37,37 @@ class Quantized:
     storage: Storage = "float32"
 
 
-Kind: TypeAlias = Flat | Quantized
+@dataclass(frozen=True, kw_only=True)
+class HNSW:
+    """Walks along a graph towards the query, then looks at the nearest vectors: for 100,000 vectors and more.
+
+    HNSW ([paper](https://arxiv.org/abs/1603.09320), algorithms 1 to 5) over codes of two bytes or one byte a coordinate. Scores
+    are exact, as with :class:`Flat`; a hit may be missed. The graph follows from the seed and the calls of ``add``, whatever the
+    number of threads. Deleted vectors are walked through until half are, or the index is saved; then links are mended. Equal
+    vectors share one node, so thousands of copies do no harm. A filter is part of the walk, and few that pass it are all
+    looked at.
+
+    >>> HNSW(m=32).ef_search
+    64
+    """
+
+    m: int = 16
+    """Links of a new vector on each layer; the lowest has room for twice as many."""
+    ef_construction: int = 200
+    """How many near vectors are looked for to link a new one."""
+    ef_search: int = 64
+    """How many near vectors a search looks for; ``k`` if that is more."""
+    codes: Literal["bf16", "int8"] = "int8"
+    """What walks compare."""
+    seed: int = 0
+    """Of the layers that vectors are on."""
+    storage: Storage = "float32"
+
+
+Kind: TypeAlias = Flat | Quantized | HNSW
+NAMES: dict[str, type[Flat] | type[Quantized] | type[HNSW]] = {
+    "flat": Flat,
+    "quantized": Quantized,
+    "hnsw": HNSW,
+}
+"""Kinds by the names that files have for them."""

@@ -4,12 +4,11 @@ use crate::array::{Any, Bits, read, word};
 use crate::call::{long, quick};
 use crate::error::to_py;
 use numpy::{PyArray1, PyArrayDyn};
-use polmrs_core::{Dtype, Error, dtype};
+use polmrs_core::{Ctl, Dtype, Error, dtype};
 use polmrs_search::filter::Filter;
 use polmrs_search::ids::Ids;
 use polmrs_search::index::{self, Kind, Query, Settings};
 use polmrs_search::metric::Metric;
-use polmrs_search::quantized::Bits as CodeBits;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use serde_json::Value as Json;
@@ -49,29 +48,23 @@ impl Index {
 
 #[pymethods]
 impl Index {
+    /// `kind` is JSON.
     #[new]
-    #[pyo3(signature = (dim, metric, storage, codes))]
-    fn new(py: Python<'_>, dim: usize, metric: &str, storage: &str, codes: Option<(u32, f32)>) -> PyResult<Index> {
-        let kind = match codes {
-            None => Kind::Flat,
-            Some((bits, margin)) => {
-                let rule = || to_py(py, &Error::Usage(format!("bits: {bits} is not one of 1, 4, 8")));
-                Kind::Quantized { bits: CodeBits::from_number(bits).ok_or_else(rule)?, margin }
-            }
-        };
-        let settings = Settings {
-            dim,
-            metric: word(py, "metric", metric, &Metric::NAMES)?,
-            kind,
-            storage: word(py, "storage", storage, &STORAGES)?,
-        };
-        Ok(Index(RwLock::new(quick(py, || index::Index::new(settings))?)))
+    #[pyo3(signature = (dim, metric, storage, kind))]
+    fn new(py: Python<'_>, dim: usize, metric: &str, storage: &str, kind: &str) -> PyResult<Index> {
+        let metric = word(py, "metric", metric, &Metric::NAMES)?;
+        let storage = word(py, "storage", storage, &STORAGES)?;
+        let made = quick(py, || {
+            let kind = Kind::from_json(from_json("kind", kind)?)?;
+            index::Index::new(Settings { dim, metric, kind, storage })
+        });
+        Ok(Index(RwLock::new(made?)))
     }
 
     /// Opens a file.
     #[staticmethod]
     fn open(py: Python<'_>, path: PathBuf, mapped: bool, verify: bool) -> PyResult<Index> {
-        Ok(Index(RwLock::new(long(py, None, |_| index::Index::open(&path, mapped, verify))?)))
+        Ok(Index(RwLock::new(long(py, None, |ctl| index::Index::open(&path, mapped, verify, ctl))?)))
     }
 
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
@@ -82,15 +75,11 @@ impl Index {
         quick(py, || self.exclusive().sync())
     }
 
-    /// Dimension, metric, storage, and bits and margin of codes.
-    fn settings(&self, py: Python<'_>) -> (usize, &'static str, &'static str, Option<(u32, f32)>) {
+    /// Dimension, metric, storage, and kind as JSON.
+    fn settings(&self, py: Python<'_>) -> (usize, &'static str, &'static str, String) {
         let settings = py.detach(|| self.shared().settings());
         let metric = Metric::NAMES.iter().find(|(_, metric)| *metric == settings.metric).map_or("", |(name, _)| name);
-        let codes = match settings.kind {
-            Kind::Flat => None,
-            Kind::Quantized { bits, margin } => Some((bits.number(), margin)),
-        };
-        (settings.dim, metric, settings.storage.torch_name(), codes)
+        (settings.dim, metric, settings.storage.torch_name(), serde_json::json!(settings.kind).to_string())
     }
 
     fn __len__(&self, py: Python<'_>) -> usize {
@@ -101,8 +90,8 @@ impl Index {
         py.detach(|| self.shared().bytes())
     }
 
-    /// `metadata` is JSON, a list of objects.
-    #[pyo3(signature = (ids, dtype, vectors, metadata))]
+    /// `metadata` is JSON, a list of objects; `progress(done, total)` counts bytes.
+    #[pyo3(signature = (ids, dtype, vectors, metadata, progress))]
     fn add(
         &self,
         py: Python<'_>,
@@ -110,15 +99,22 @@ impl Index {
         dtype: &str,
         vectors: &Any<'_>,
         metadata: Option<&str>,
+        progress: Option<&Any<'_>>,
     ) -> PyResult<()> {
         let ids = ids_of(ids)?;
         let vectors = Floats::borrow("vectors", dtype, vectors)?;
         let (dtype, bytes) = vectors.parts();
-        quick(py, || {
+        let work = |ctl: &Ctl| {
             let metadata = metadata.map_or(Ok(Vec::new()), |text| from_json("metadata", text))?;
             let vectors = wide(dtype, bytes);
-            self.exclusive().add(&ids, &vectors, &metadata)
-        })
+            self.exclusive().add(&ids, &vectors, &metadata, ctl)
+        };
+        let most = if matches!(py.detach(|| self.shared().settings()).kind, Kind::Hnsw(_)) { MANY / 64 } else { MANY };
+        if bytes.len() >= most || progress.is_some() {
+            long(py, progress, work)
+        } else {
+            quick(py, || work(&Ctl::new()))
+        }
     }
 
     fn delete(&self, py: Python<'_>, ids: &Any<'_>) -> PyResult<usize> {
@@ -129,7 +125,7 @@ impl Index {
     fn delete_where(&self, py: Python<'_>, filter: &str) -> PyResult<usize> {
         quick(py, || {
             let filter = Filter::parse(&from_json("filter", filter)?)?;
-            Ok(self.exclusive().delete_where(&filter))
+            self.exclusive().delete_where(&filter)
         })
     }
 
@@ -155,7 +151,8 @@ impl Index {
         Ok((PyArray1::from_vec(py, vectors), PyArray1::from_vec(py, there)))
     }
 
-    #[pyo3(signature = (dtype, queries, k, filter, min_score))]
+    /// `bounds` are the least score and the effort.
+    #[pyo3(signature = (dtype, queries, k, filter, bounds))]
     fn search<'py>(
         &self,
         py: Python<'py>,
@@ -163,17 +160,17 @@ impl Index {
         queries: &Any<'_>,
         k: usize,
         filter: Option<&str>,
-        min_score: Option<f32>,
+        bounds: (Option<f32>, Option<usize>),
     ) -> PyResult<Found<'py>> {
         let queries = Floats::borrow("queries", dtype, queries)?;
         let (dtype, bytes) = queries.parts();
-        let work = |ctl: &polmrs_core::Ctl| {
+        let (min_score, effort) = bounds;
+        let work = |ctl: &Ctl| {
             let filter = filter.map(|text| Filter::parse(&from_json("filter", text)?)).transpose()?;
             let vectors = wide(dtype, bytes);
-            self.shared().search(Query { vectors: &vectors, k, filter: filter.as_ref(), min_score }, ctl)
+            self.shared().search(Query { vectors: &vectors, k, filter: filter.as_ref(), min_score, effort }, ctl)
         };
-        let hits =
-            if bytes.len() >= MANY { long(py, None, work)? } else { quick(py, || work(&polmrs_core::Ctl::new()))? };
+        let hits = if bytes.len() >= MANY { long(py, None, work)? } else { quick(py, || work(&Ctl::new()))? };
         let ids = match hits.ids {
             Ids::Numbers(ids) => PyArray1::from_vec(py, ids).into_any(),
             Ids::Texts(ids) => PyList::new(py, ids.iter().map(|id| &**id))?.into_any(),

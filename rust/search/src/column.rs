@@ -38,6 +38,16 @@ impl<T: Pod> Column<T> {
         }
     }
 
+    /// Keeps the rows of this list, each of `size` numbers, in its order, which is increasing.
+    pub(crate) fn keep(&mut self, size: usize, rows: &[usize]) {
+        let all = self.to_mut();
+        for (to, from) in rows.iter().enumerate() {
+            all.copy_within(from * size..(from + 1) * size, to * size);
+        }
+        all.truncate(rows.len() * size);
+        all.shrink_to_fit();
+    }
+
     /// Bytes that it takes in memory; what is mapped belongs to the file.
     pub fn bytes(&self) -> usize {
         match self {

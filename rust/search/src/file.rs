@@ -1,7 +1,7 @@
 //! The file of an index: records one after another, each whole or not there.
 //!
 //! ```text
-//! 0    "polmrsVI", version u32 = 1, zeros to 64
+//! 0    "polmrsVI", version u32 = 2, zeros to 64
 //! 64   record, record, ...
 //!
 //! record:   "rec1", zeros to 8, length of the payload u64, BLAKE3 of the payload [32], the first 16 bytes of the BLAKE3
@@ -18,6 +18,7 @@ use memmap2::Mmap;
 use polmrs_core::{Error, Result};
 use polmrs_io::whole;
 use serde_json::{Map, Value as Json, json};
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -29,7 +30,7 @@ compile_error!("an index is mapped as it lies on disk, which is little-endian");
 
 const MAGIC: &[u8; 8] = b"polmrsVI";
 const RECORD: &[u8; 4] = b"rec1";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const ALIGN: usize = 64;
 /// The longest JSON object of a payload.
 const MAX_HEADER: usize = 1 << 26;
@@ -38,7 +39,7 @@ const MAX_HEADER: usize = 1 << 26;
 #[derive(Debug, Default)]
 pub(crate) struct Content<'a> {
     pub(crate) facts: Map<String, Json>,
-    pub(crate) sections: Vec<(&'static str, &'a [u8])>,
+    pub(crate) sections: Vec<(&'static str, Cow<'a, [u8]>)>,
 }
 
 impl Content<'_> {
@@ -56,7 +57,7 @@ impl Content<'_> {
 
     /// Everything in order, aligned.
     fn parts<'s>(&'s self, header: &'s [u8]) -> impl Iterator<Item = &'s [u8]> + Clone {
-        let sections = self.sections.iter().flat_map(|(_, bytes)| [*bytes, padding(bytes.len())]);
+        let sections = self.sections.iter().flat_map(|(_, bytes)| [bytes, padding(bytes.len())]);
         std::iter::once(header).chain(sections)
     }
 

@@ -11,9 +11,11 @@ use crate::column::Column;
 use crate::dense;
 use crate::fields::Fields;
 use crate::filter::Filter;
+use crate::finder::{Finder, Wanted};
+use crate::graph;
 use crate::ids::{Ids, Names};
 use crate::metric::{Metric, squared_norm};
-use crate::quantized::{Bits, Quantized};
+use crate::quantized::Bits;
 use crate::shortlist::{Candidate, Shortlist};
 use crate::vectors::Vectors;
 use persist::Attached;
@@ -22,8 +24,9 @@ use rayon::prelude::*;
 use serde_json::{Map, Value as Json};
 use std::borrow::Cow;
 
-/// How an index finds candidates.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// How an index finds candidates. As JSON: `{"kind": "quantized", "bits": 1, "margin": 3.25}`.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Kind {
     /// Looks at every vector.
     Flat,
@@ -34,6 +37,25 @@ pub enum Kind {
         /// Standard deviations of the estimate.
         margin: f32,
     },
+    /// Walks along a graph, then looks at the nearest vectors.
+    Hnsw(graph::Settings),
+}
+
+impl Kind {
+    /// From JSON.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for what is no kind, or out of range.
+    pub fn from_json(json: Json) -> Result<Kind> {
+        let kind: Kind = serde_json::from_value(json).map_err(|error| Error::Usage(error.to_string()))?;
+        match kind {
+            Kind::Quantized { margin, .. } if !(margin > 0.0 && margin <= 100.0) => {
+                Err(Error::Usage(format!("margin: {margin} is not in (0, 100]")))
+            }
+            Kind::Hnsw(settings) => settings.check().map(|()| kind),
+            _ => Ok(kind),
+        }
+    }
 }
 
 /// What an index is made with.
@@ -60,6 +82,8 @@ pub struct Query<'a> {
     pub filter: Option<&'a Filter>,
     /// The lowest score that counts.
     pub min_score: Option<f32>,
+    /// How much of a graph is looked at, in place of its own setting.
+    pub effort: Option<usize>,
 }
 
 /// What was found: the hits of query `i` are `offsets[i]..offsets[i + 1]`, best first.
@@ -84,7 +108,7 @@ pub struct Index {
     alive: Vec<u64>,
     living: usize,
     largest_norm: f64,
-    codes: Option<Quantized>,
+    finder: Finder,
     attached: Option<Attached>,
 }
 
@@ -108,11 +132,6 @@ impl Index {
         if settings.dim == 0 || settings.dim > MAX_DIM {
             return Err(Error::Usage(format!("dim: {} is not in 1..={MAX_DIM}", settings.dim)));
         }
-        if let Kind::Quantized { margin, .. } = settings.kind
-            && !(margin > 0.0 && margin <= 100.0)
-        {
-            return Err(Error::Usage(format!("margin: {margin} is not in (0, 100]")));
-        }
         Ok(Index {
             settings,
             names: Names::None,
@@ -122,7 +141,7 @@ impl Index {
             alive: Vec::new(),
             living: 0,
             largest_norm: 0.0,
-            codes: no_codes(settings),
+            finder: Finder::new(settings.dim, settings.metric, settings.kind),
             attached: None,
         })
     }
@@ -144,8 +163,7 @@ impl Index {
 
     /// Bytes of vectors and codes in memory.
     pub fn bytes(&self) -> usize {
-        let codes = self.codes.as_ref().map_or(0, Quantized::bytes);
-        self.vectors.bytes() + codes + self.rankings.bytes() + 8 * self.alive.len()
+        self.vectors.bytes() + self.finder.bytes() + self.rankings.bytes() + 8 * self.alive.len()
     }
 
     /// Adds vectors, row after row, with as many metadata or none; one whose id is there already replaces it, metadata
@@ -153,8 +171,8 @@ impl Index {
     ///
     /// # Errors
     /// [`Error::Array`] for a wrong length, a NaN, an infinity or a norm above 1e18; [`Error::Usage`] for ids of
-    /// another kind than before, or metadata that is no field. Nothing is added then.
-    pub fn add(&mut self, ids: &Ids, vectors: &[f32], metadata: &[Map<String, Json>]) -> Result<()> {
+    /// another kind than before, or metadata that is no field; [`Error::Cancelled`]. Nothing is added then.
+    pub fn add(&mut self, ids: &Ids, vectors: &[f32], metadata: &[Map<String, Json>], ctl: &Ctl) -> Result<()> {
         let dim = self.settings.dim;
         if vectors.len() != ids.len() * dim {
             let rows = vectors.len() / dim;
@@ -170,13 +188,17 @@ impl Index {
             return Err(Error::Usage(format!("metadata: {} for {} ids", metadata.len(), ids.len())));
         }
         Fields::check(metadata)?;
-        self.fields.push(metadata, first);
         self.vectors.push(vectors);
         for row in first..first + ids.len() {
             let norm = squared_norm(&self.vectors.row(row)); // of what is stored, which may be rounded
             self.largest_norm = self.largest_norm.max(norm.sqrt());
             self.rankings.to_mut().push(self.settings.metric.ranking(norm));
         }
+        if let Err(error) = self.finder.extend(&self.vectors, ctl) {
+            self.forget_from(first, ids);
+            return Err(error);
+        }
+        self.fields.push(metadata, first);
         self.alive.resize(self.rankings.len().div_ceil(64), 0);
         for row in first..self.rankings.len() {
             self.alive[row / 64] |= 1 << (row % 64);
@@ -185,9 +207,18 @@ impl Index {
         for row in self.names.push(ids, first) {
             self.kill(row as usize);
         }
-        self.compact_if_due();
-        self.extend_codes();
-        Ok(())
+        self.compact_if_due()
+    }
+
+    /// After an addition that stopped midway: what codes or links know stays as dead rows, the rest goes.
+    fn forget_from(&mut self, first: usize, ids: &Ids) {
+        let rows = self.finder.len(self.vectors.len()).max(first);
+        self.vectors.truncate(rows);
+        self.rankings.to_mut().truncate(rows);
+        self.alive.resize(rows.div_ceil(64), 0);
+        if rows > first {
+            self.names.push_dead(&ids.select(0..rows - first));
+        }
     }
 
     /// Deletes; how many were there.
@@ -199,17 +230,20 @@ impl Index {
         let mut rows: Vec<u32> = self.names.find(ids).into_iter().flatten().collect();
         rows.sort_unstable();
         rows.dedup();
-        Ok(self.delete_rows(&rows))
+        self.delete_rows(&rows)
     }
 
     /// Deletes every row that passes; how many did.
-    pub fn delete_where(&mut self, filter: &Filter) -> usize {
+    ///
+    /// # Errors
+    /// Those of making a thread pool.
+    pub fn delete_where(&mut self, filter: &Filter) -> Result<usize> {
         let bits = self.eligible(Some(filter));
         let rows: Vec<u32> = ones(&bits).map(|row| row as u32).collect();
         self.delete_rows(&rows)
     }
 
-    fn delete_rows(&mut self, rows: &[u32]) -> usize {
+    fn delete_rows(&mut self, rows: &[u32]) -> Result<usize> {
         let ids = self.names.select(rows.iter().map(|row| *row as usize));
         if let Some(attached) = self.attached.as_mut().filter(|_| !rows.is_empty()) {
             match &mut attached.deleted {
@@ -221,8 +255,8 @@ impl Index {
             self.names.forget(*row);
             self.kill(*row as usize);
         }
-        self.compact_if_due();
-        rows.len()
+        self.compact_if_due()?;
+        Ok(rows.len())
     }
 
     /// The row of each id; `None` where it is not there.
@@ -259,19 +293,13 @@ impl Index {
         self.living -= 1;
     }
 
-    fn extend_codes(&mut self) {
-        self.codes = self.codes.take().map(|codes| codes.extended(&self.vectors));
-    }
-
-    fn compact_if_due(&mut self) {
+    fn compact_if_due(&mut self) -> Result<()> {
         let rows = self.rankings.len();
-        if rows >= 1024 && 2 * self.living <= rows {
-            self.compact();
-        }
+        if rows >= 1024 && 2 * self.living <= rows { self.compact() } else { Ok(()) }
     }
 
     /// Moves the living together.
-    fn compact(&mut self) {
+    fn compact(&mut self) -> Result<()> {
         let keep: Vec<usize> = ones(&self.alive).collect();
         let ids = self.names.select(keep.iter().copied());
         self.fields = self.fields.select(&keep);
@@ -283,8 +311,7 @@ impl Index {
         if let Some(attached) = &mut self.attached {
             attached.rows = keep.partition_point(|row| *row < attached.rows);
         }
-        self.codes = no_codes(self.settings);
-        self.extend_codes();
+        self.finder.keep(&keep, &self.vectors)
     }
 
     /// The best rows of every query.
@@ -294,8 +321,10 @@ impl Index {
     pub fn search(&self, query: Query<'_>, ctl: &Ctl) -> Result<Hits> {
         let dim = self.settings.dim;
         check(query.vectors, dim, "queries")?;
-        if query.k == 0 {
-            return Err(Error::Usage("k: 0 is not at least 1".into()));
+        for (name, value) in [("k", query.k), ("effort", query.effort.unwrap_or(1))] {
+            if value == 0 {
+                return Err(Error::Usage(format!("{name}: 0 is not at least 1")));
+            }
         }
         let n = query.vectors.len() / dim;
         let eligible = self.eligible(query.filter);
@@ -327,7 +356,7 @@ impl Index {
         if count <= FEW.max(query.k) {
             return vectors.map(|vector| self.best(vector, ones(eligible).map(|row| row as u32), query)).collect();
         }
-        let candidates = self.candidates(queries, query.k, eligible);
+        let candidates = self.candidates(queries, query, eligible, count);
         let best = |(vector, found): (&[f32], Vec<Candidate>)| {
             self.best(vector, found.iter().map(|candidate| candidate.slot), query)
         };
@@ -335,10 +364,11 @@ impl Index {
     }
 
     /// What may be among the best `k` eligible rows of each query.
-    fn candidates(&self, queries: &[f32], k: usize, eligible: &[u64]) -> Vec<Vec<Candidate>> {
-        let (dim, metric) = (self.settings.dim, self.settings.metric);
-        if let Some(codes) = &self.codes {
-            return codes.candidates(queries, k, eligible);
+    fn candidates(&self, queries: &[f32], query: Query<'_>, eligible: &[u64], count: usize) -> Vec<Vec<Candidate>> {
+        let (dim, metric, k) = (self.settings.dim, self.settings.metric, query.k);
+        let wanted = Wanted { queries, dim, k, eligible, count, effort: query.effort };
+        if let Some(found) = self.finder.candidates(wanted) {
+            return found;
         }
         let width = |query| dense::margin(metric, query, self.largest_norm);
         let widths: Vec<f32> = queries.chunks_exact(dim).map(width).collect();
@@ -368,19 +398,12 @@ fn all_ones(rows: usize) -> Vec<u64> {
 }
 
 /// The places of the bits that are set.
-fn ones(bits: &[u64]) -> impl Iterator<Item = usize> + Clone {
+pub(crate) fn ones(bits: &[u64]) -> impl Iterator<Item = usize> + Clone {
     bits.iter().enumerate().flat_map(|(at, word)| {
         std::iter::successors(Some(*word), |word| Some(word & word.wrapping_sub(1)))
             .take_while(|word| *word != 0)
             .map(move |word| 64 * at + word.trailing_zeros() as usize)
     })
-}
-
-fn no_codes(settings: Settings) -> Option<Quantized> {
-    match settings.kind {
-        Kind::Flat => None,
-        Kind::Quantized { bits, margin } => Some(Quantized::new(settings.dim, settings.metric, bits, margin)),
-    }
 }
 
 /// Refuses numbers that cannot be compared.

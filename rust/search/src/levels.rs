@@ -320,6 +320,25 @@ impl Rows8 {
         (query, SHIFT * levels.iter().map(|x| i32::from(*x)).sum::<i32>())
     }
 
+    /// A row as [`query`](Rows8::query) gives one.
+    pub(crate) fn row_query(&self, row: usize, query: &mut Vec<i8>) -> i32 {
+        query.clear();
+        query.extend(self.codes[row * self.stride..(row + 1) * self.stride].iter().map(|code| (code ^ 128) as i8));
+        SHIFT * query.iter().map(|x| i32::from(*x)).sum::<i32>()
+    }
+
+    /// The dot products of some rows, by number, with a query of this correction.
+    pub(crate) fn dots(&self, rows: &[u32], query: &[i8], dots: &mut [f32], correction: i32) {
+        const AHEAD: usize = 4;
+        rows.iter().take(AHEAD).for_each(|row| self.prefetch(*row as usize));
+        for (at, (row, out)) in rows.iter().zip(dots).enumerate() {
+            if let Some(next) = rows.get(at + AHEAD) {
+                self.prefetch(*next as usize);
+            }
+            *out = (self.dot(*row as usize, query) - correction) as f32;
+        }
+    }
+
     /// The dot product with a row, and the query's correction.
     #[inline]
     pub fn dot(&self, row: usize, query: &[i8]) -> i32 {
@@ -340,6 +359,11 @@ impl Rows8 {
     /// The codes as they are kept.
     pub(crate) fn codes(&self) -> &[u8] {
         &self.codes
+    }
+
+    /// Keeps the rows of this list, in its order, which is increasing.
+    pub(crate) fn keep(&mut self, rows: &[usize]) {
+        self.codes.keep(self.stride, rows);
     }
 
     /// These codes of `rows` rows; nothing if there are more or fewer.

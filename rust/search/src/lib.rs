@@ -9,6 +9,7 @@
 //! | [`dense`] | the scan of full vectors |
 //! | [`quantized`] | candidates from codes: what an estimate of RaBitQ leaves |
 //! | [`onebit`], [`levels`] | the scans of 1-bit, 4-bit and 8-bit codes |
+//! | [`graph`] | candidates along a graph: HNSW |
 //! | [`rotation`] | a random rotation in $O(d \log d)$ |
 //! | [`column`] | numbers in memory or in a mapped file |
 //! | [`filter`] | conditions on metadata, as bitmaps |
@@ -19,6 +20,8 @@ pub mod dense;
 mod fields;
 mod file;
 pub mod filter;
+mod finder;
+pub mod graph;
 pub mod ids;
 pub mod index;
 pub mod levels;

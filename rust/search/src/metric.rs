@@ -39,6 +39,15 @@ impl Metric {
         }
     }
 
+    /// The vector as it is compared: of unit length for the cosine, and itself otherwise.
+    pub(crate) fn directed(self, vector: &[f32]) -> Vec<f32> {
+        let norm = squared_norm(vector).sqrt();
+        match self {
+            Metric::Cosine if norm > 0.0 => vector.iter().map(|x| (f64::from(*x) / norm) as f32).collect(),
+            _ => vector.to_vec(),
+        }
+    }
+
     /// Scale and offset: a row of this squared norm has the key `dot * scale + offset`, larger for a larger score.
     pub fn ranking(self, squared_norm: f64) -> [f32; 2] {
         match self {

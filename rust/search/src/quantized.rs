@@ -23,7 +23,9 @@ use crate::rotation::Rotation;
 use crate::shortlist::{Candidate, Shortlist};
 use crate::vectors::Vectors;
 use memmap2::Mmap;
+use polmrs_core::{Ctl, Result};
 use serde_json::{Value as Json, json};
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -31,6 +33,9 @@ use std::sync::Arc;
 const REFINED: f32 = 6.0;
 /// Rows of 1-bit codes that all queries meet before the next: they stay in the cache.
 const TILE: usize = 2048;
+
+/// Rows that are coded between two looks at whether to stop.
+const CHECKED: usize = 256;
 
 /// The codes of an index.
 #[derive(Debug)]
@@ -67,7 +72,8 @@ struct Factors {
 }
 
 /// How many bits the first look takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(into = "u32", try_from = "u32")]
 pub enum Bits {
     /// Signs, and 8 bits for a second look.
     One,
@@ -86,13 +92,20 @@ impl Bits {
             Bits::Eight => 8,
         }
     }
+}
 
-    /// By number.
-    pub fn from_number(bits: u32) -> Option<Bits> {
-        [(1, Bits::One), (4, Bits::Four), (8, Bits::Eight)]
-            .into_iter()
-            .find(|known| known.0 == bits)
-            .map(|known| known.1)
+impl From<Bits> for u32 {
+    fn from(bits: Bits) -> u32 {
+        bits.number()
+    }
+}
+
+impl TryFrom<u32> for Bits {
+    type Error = String;
+
+    fn try_from(number: u32) -> std::result::Result<Bits, String> {
+        let found = [Bits::One, Bits::Four, Bits::Eight].into_iter().find(|bits| bits.number() == number);
+        found.ok_or_else(|| format!("bits: {number} is not one of 1, 4, 8"))
     }
 }
 
@@ -124,19 +137,38 @@ impl Quantized {
         }
     }
 
-    /// Codes the rows that came since, or, once there are twice as many as the centre was made from, all of them anew.
-    #[must_use]
-    pub fn extended(self, vectors: &Vectors) -> Quantized {
-        let n = vectors.len();
-        if n < 2 * self.fitted {
-            let mut this = self;
-            this.push(vectors, this.coarse.scales.len());
-            return this;
+    /// Codes the rows that came since, or, once there are twice as many as the centre was made from, all of them anew. If it
+    /// is cancelled, some of the rows are coded, or none of them.
+    ///
+    /// # Errors
+    /// [`polmrs_core::Error::Cancelled`].
+    pub fn extend(&mut self, vectors: &Vectors, ctl: &Ctl) -> Result<()> {
+        if vectors.len() < 2 * self.fitted {
+            return self.push(vectors, ctl);
         }
+        self.remake(vectors, ctl)
+    }
+
+    /// Codes all rows anew, from their own mean; if it is cancelled, it stays as it was.
+    ///
+    /// # Errors
+    /// [`polmrs_core::Error::Cancelled`].
+    pub fn remake(&mut self, vectors: &Vectors, ctl: &Ctl) -> Result<()> {
         let mut fresh = Quantized::new(self.centre.len(), self.metric, self.bits(), self.margin);
         fresh.fit(vectors);
-        fresh.push(vectors, 0);
-        fresh
+        fresh.push(vectors, ctl)?;
+        *self = fresh;
+        Ok(())
+    }
+
+    /// How many rows it has.
+    pub fn len(&self) -> usize {
+        self.coarse.scales.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     fn bits(&self) -> Bits {
@@ -157,20 +189,11 @@ impl Quantized {
         codes + factors.iter().map(|column| column.bytes()).sum::<usize>()
     }
 
-    /// The vector as the metric compares it: of unit length for the cosine.
-    fn directed(&self, vector: &[f32]) -> Vec<f32> {
-        let norm = squared_norm(vector).sqrt();
-        match self.metric {
-            Metric::Cosine if norm > 0.0 => vector.iter().map(|x| (f64::from(*x) / norm) as f32).collect(),
-            _ => vector.to_vec(),
-        }
-    }
-
     fn fit(&mut self, vectors: &Vectors) {
         let n = vectors.len();
         let mut sums = vec![0f64; self.centre.len()];
         for row in 0..n {
-            for (sum, x) in sums.iter_mut().zip(self.directed(&vectors.row(row))) {
+            for (sum, x) in sums.iter_mut().zip(self.metric.directed(&vectors.row(row))) {
                 *sum += f64::from(x);
             }
         }
@@ -179,10 +202,15 @@ impl Quantized {
         self.fitted = n;
     }
 
-    fn push(&mut self, vectors: &Vectors, first: usize) {
-        let mut numbers = Vec::new();
+    fn push(&mut self, vectors: &Vectors, ctl: &Ctl) -> Result<()> {
+        let (mut numbers, first, bytes) = (Vec::new(), self.len(), 4 * self.centre.len() as u64);
+        ctl.expect((vectors.len() - first) as u64 * bytes);
         for row in first..vectors.len() {
-            let mut r = self.directed(&vectors.row(row));
+            if row % CHECKED == 0 {
+                ctl.check()?;
+            }
+            ctl.advance(bytes);
+            let mut r = self.metric.directed(&vectors.row(row));
             self.rotation.apply(&mut r);
             for (x, c) in r.iter_mut().zip(&self.centre) {
                 *x -= c;
@@ -207,6 +235,7 @@ impl Quantized {
                 }
             }
         }
+        Ok(())
     }
 
     /// What a file keeps besides [`sections`](Quantized::sections).
@@ -215,7 +244,7 @@ impl Quantized {
     }
 
     /// The parts that a file keeps as they lie in memory.
-    pub(crate) fn sections(&self) -> Vec<(&'static str, &[u8])> {
+    pub(crate) fn sections(&self) -> Vec<(&'static str, Cow<'_, [u8]>)> {
         let mut all: Vec<(&'static str, &[u8])> = vec![
             ("centre", bytemuck::cast_slice(&self.centre)),
             ("scales", bytemuck::cast_slice(&self.coarse.scales)),
@@ -230,7 +259,7 @@ impl Quantized {
             }
             Codes::Many(_, levels) => all.push(("levels", levels.codes())),
         }
-        all
+        all.into_iter().map(|(name, bytes)| (name, Cow::Borrowed(bytes))).collect()
     }
 
     /// These codes with what a file keeps of `rows` rows; nothing if it does not fit together.
@@ -280,7 +309,7 @@ impl Quantized {
     }
 
     fn turn(&self, query: &[f32]) -> Turned {
-        let mut vector = self.directed(query);
+        let mut vector = self.metric.directed(query);
         self.rotation.apply(&mut vector);
         for (x, c) in vector.iter_mut().zip(&self.centre) {
             *x -= c;

@@ -27,6 +27,11 @@ impl Rotation {
         Rotation { dim, window: 1 << dim.ilog2(), signs }
     }
 
+    /// The length of vectors.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
     /// Rotates in place.
     pub fn apply(&self, x: &mut [f32]) {
         for (round, signs) in self.signs.chunks_exact(self.dim).enumerate() {

@@ -115,18 +115,19 @@ impl Vectors {
         }
     }
 
+    /// Forgets all rows from this one on.
+    pub(crate) fn truncate(&mut self, rows: usize) {
+        match &mut self.elements {
+            Elements::Full(all) => all.to_mut().truncate(rows * self.dim),
+            Elements::Half(_, all) => all.to_mut().truncate(rows * self.dim),
+        }
+    }
+
     /// Keeps the rows of this list, in its order, which is increasing.
     pub fn keep(&mut self, rows: &[usize]) {
-        fn keep<T: Copy>(all: &mut Vec<T>, dim: usize, rows: &[usize]) {
-            for (to, from) in rows.iter().enumerate() {
-                all.copy_within(from * dim..(from + 1) * dim, to * dim);
-            }
-            all.truncate(rows.len() * dim);
-            all.shrink_to_fit();
-        }
         match &mut self.elements {
-            Elements::Full(all) => keep(all.to_mut(), self.dim, rows),
-            Elements::Half(_, all) => keep(all.to_mut(), self.dim, rows),
+            Elements::Full(all) => all.keep(self.dim, rows),
+            Elements::Half(_, all) => all.keep(self.dim, rows),
         }
     }
 

@@ -7,13 +7,14 @@ use super::{Index, Kind, Settings};
 use crate::column::Column;
 use crate::fields::Fields;
 use crate::file::{self, Content, Extent, Opened, Record};
+use crate::finder::Finder;
 use crate::ids::{Ids, Names};
 use crate::metric::Metric;
-use crate::quantized::{Bits, Quantized};
 use crate::vectors::Vectors;
 use memmap2::Mmap;
-use polmrs_core::{Dtype, Error, Result, dtype};
+use polmrs_core::{Ctl, Dtype, Error, Result, dtype};
 use serde_json::{Map, Value as Json, json};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ impl Index {
     /// [`Error::Io`].
     pub fn save(&mut self, path: &Path) -> Result<()> {
         if self.living < self.rankings.len() {
-            self.compact();
+            self.compact()?;
         }
         let settings = self.settings;
         let (ids, id_bytes) = (self.names.select(0..self.living), Vec::new());
@@ -48,18 +49,13 @@ impl Index {
         content.facts.insert("storage".into(), settings.storage.name().into());
         content.facts.insert("rows".into(), self.living.into());
         content.facts.insert("largest_norm".into(), self.largest_norm.into());
-        if let Kind::Quantized { bits, margin } = settings.kind {
-            content.facts.insert("bits".into(), bits.number().into());
-            content.facts.insert("margin".into(), margin.into());
-        }
+        content.facts.insert("kind".into(), json!(settings.kind));
+        content.facts.insert("finder".into(), self.finder.facts());
         put_ids(&mut content, &ids, &mut texts, "ids");
-        content.sections.push(("metadata", metadata.as_bytes()));
-        content.sections.push(("vectors", self.vectors.as_bytes()));
-        content.sections.push(("rankings", bytemuck::cast_slice(&self.rankings)));
-        if let Some(codes) = &self.codes {
-            content.facts.insert("codes".into(), codes.facts());
-            content.sections.extend(codes.sections());
-        }
+        content.sections.push(("metadata", Cow::Borrowed(metadata.as_bytes())));
+        content.sections.push(("vectors", Cow::Borrowed(self.vectors.as_bytes())));
+        content.sections.push(("rankings", Cow::Borrowed(bytemuck::cast_slice(&self.rankings))));
+        content.sections.extend(self.finder.sections());
         let extent = file::create(path, &content)?;
         self.attached = Some(Attached { path: path.to_path_buf(), extent, rows: self.living, deleted: None });
         Ok(())
@@ -88,8 +84,8 @@ impl Index {
         if let Some(deleted) = &attached.deleted {
             put_ids(&mut content, deleted, &mut gone, "deleted");
         }
-        content.sections.push(("metadata", metadata.as_bytes()));
-        content.sections.push(("vectors", bytemuck::cast_slice(&vectors)));
+        content.sections.push(("metadata", Cow::Borrowed(metadata.as_bytes())));
+        content.sections.push(("vectors", Cow::Borrowed(bytemuck::cast_slice(&vectors))));
         let extent = file::append(&attached.path, attached.extent, &content)?;
         let path = attached.path.clone();
         self.attached = Some(Attached { path, extent, rows: self.rankings.len(), deleted: None });
@@ -101,20 +97,18 @@ impl Index {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Io`], or [`Error::Checkpoint`] that says what is wrong with the file.
-    pub fn open(path: &Path, mapped: bool, verify: bool) -> Result<Index> {
+    pub fn open(path: &Path, mapped: bool, verify: bool, ctl: &Ctl) -> Result<Index> {
         let opened = file::open(path, verify || !mapped)?;
         let damaged = || Error::Checkpoint(format!("{}: its first record is damaged", path.display()));
         let mut index = opened.records.first().and_then(|record| base(record, &opened.map)).ok_or_else(damaged)?;
         for record in &opened.records[1..] {
-            replay(&mut index, record, &opened)
+            replay(&mut index, record, &opened, ctl)
                 .ok_or_else(|| Error::Checkpoint(format!("{}: a record is damaged", path.display())))??;
         }
         if !mapped {
             index.vectors.to_mut();
             index.rankings.to_mut();
-            if let Some(codes) = &mut index.codes {
-                codes.to_mut();
-            }
+            index.finder.to_mut();
         }
         let (rows, extent) = (index.rankings.len(), opened.extent);
         index.attached = Some(Attached { path: path.to_path_buf(), extent, rows, deleted: None });
@@ -127,11 +121,7 @@ fn base(record: &Record, map: &Arc<Mmap>) -> Option<Index> {
     let facts = &record.facts;
     let number = |name: &str| usize::try_from(facts.get(name)?.as_u64()?).ok();
     let metric = facts.get("metric")?.as_str()?;
-    let bits = facts.get("bits").and_then(Json::as_u64).and_then(|bits| Bits::from_number(u32::try_from(bits).ok()?));
-    let kind = match bits {
-        None => Kind::Flat,
-        Some(bits) => Kind::Quantized { bits, margin: facts.get("margin")?.as_f64()? as f32 },
-    };
+    let kind = Kind::from_json(facts.get("kind")?.clone()).ok()?;
     let settings = Settings {
         dim: number("dim")?,
         metric: Metric::NAMES.iter().find(|(name, _)| *name == metric)?.1,
@@ -154,16 +144,13 @@ fn base(record: &Record, map: &Arc<Mmap>) -> Option<Index> {
     index.largest_norm = facts.get("largest_norm")?.as_f64()?;
     index.living = rows;
     index.alive = super::all_ones(rows);
-    if let Kind::Quantized { bits, margin } = kind {
-        let section = |name: &str| record.section(name);
-        let empty = Quantized::new(settings.dim, settings.metric, bits, margin);
-        index.codes = Some(empty.mapped(rows, facts.get("codes")?, map, &section)?);
-    }
+    let empty = Finder::new(settings.dim, settings.metric, kind);
+    index.finder = empty.mapped(rows, facts.get("finder")?, map, &|name| record.section(name))?;
     Some(index)
 }
 
 /// Deletes and adds what a later record says.
-fn replay(index: &mut Index, record: &Record, opened: &Opened) -> Option<Result<()>> {
+fn replay(index: &mut Index, record: &Record, opened: &Opened, ctl: &Ctl) -> Option<Result<()>> {
     let bytes = &opened.map[record.section("vectors")?];
     let mut vectors = vec![0.0; bytes.len() / 4];
     dtype::to_f32(Dtype::F32, bytes.get(..4 * vectors.len())?, &mut vectors);
@@ -175,7 +162,7 @@ fn replay(index: &mut Index, record: &Record, opened: &Opened) -> Option<Result<
             return Some(Err(error));
         }
     }
-    Some(index.add(&ids, &vectors, &metadata))
+    Some(index.add(&ids, &vectors, &metadata, ctl))
 }
 
 fn metadata_of(record: &Record, map: &Mmap) -> Option<Vec<Map<String, Json>>> {
@@ -185,17 +172,18 @@ fn metadata_of(record: &Record, map: &Mmap) -> Option<Vec<Map<String, Json>>> {
 /// Ids as sections: integers as they are, strings end to end, with where each ends.
 fn put_ids<'a>(content: &mut Content<'a>, ids: &'a Ids, texts: &'a mut (Vec<u64>, Vec<u8>), name: &'static str) {
     match ids {
-        Ids::Numbers(numbers) => content.sections.push((name, bytemuck::cast_slice(numbers))),
+        Ids::Numbers(numbers) => content.sections.push((name, Cow::Borrowed(bytemuck::cast_slice(numbers)))),
         Ids::Texts(all) => {
             for text in all {
                 texts.1.extend_from_slice(text.as_bytes());
                 texts.0.push(texts.1.len() as u64);
             }
             content.facts.insert(format!("{name}_are_texts"), json!(true));
-            content.sections.push((name, &texts.1));
-            content
-                .sections
-                .push((if name == "ids" { "id_ends" } else { "deleted_ends" }, bytemuck::cast_slice(&texts.0)));
+            content.sections.push((name, Cow::Borrowed(&texts.1)));
+            content.sections.push((
+                if name == "ids" { "id_ends" } else { "deleted_ends" },
+                Cow::Borrowed(bytemuck::cast_slice(&texts.0)),
+            ));
         }
     }
 }

@@ -1,0 +1,135 @@
+//! What an index looks through instead of all its vectors: the parts that differ between kinds.
+
+use crate::graph::Graph;
+use crate::index::Kind;
+use crate::metric::Metric;
+use crate::quantized::Quantized;
+use crate::shortlist::Candidate;
+use crate::vectors::Vectors;
+use memmap2::Mmap;
+use polmrs_core::{Ctl, Result};
+use serde_json::Value as Json;
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Codes or links beside the vectors.
+#[derive(Debug)]
+pub(crate) enum Finder {
+    /// None: every vector is looked at.
+    All,
+    Codes(Quantized),
+    Graph(Graph),
+}
+
+/// What is searched for: whole rows, how many are wanted, and of which there are `count`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) queries: &'a [f32],
+    pub(crate) dim: usize,
+    pub(crate) k: usize,
+    pub(crate) eligible: &'a [u64],
+    pub(crate) count: usize,
+    pub(crate) effort: Option<usize>,
+}
+
+impl Finder {
+    pub(crate) fn new(dim: usize, metric: Metric, kind: Kind) -> Finder {
+        match kind {
+            Kind::Flat => Finder::All,
+            Kind::Quantized { bits, margin } => Finder::Codes(Quantized::new(dim, metric, bits, margin)),
+            Kind::Hnsw(settings) => Finder::Graph(Graph::new(dim, metric, settings)),
+        }
+    }
+
+    /// How many rows it knows, of `rows`.
+    pub(crate) fn len(&self, rows: usize) -> usize {
+        match self {
+            Finder::All => rows,
+            Finder::Codes(codes) => codes.len(),
+            Finder::Graph(graph) => graph.len(),
+        }
+    }
+
+    /// Takes in the rows that came since. If it is cancelled, it knows some of them.
+    pub(crate) fn extend(&mut self, vectors: &Vectors, ctl: &Ctl) -> Result<()> {
+        match self {
+            Finder::All => Ok(()),
+            Finder::Codes(codes) => codes.extend(vectors, ctl),
+            Finder::Graph(graph) => graph.extend(vectors, ctl),
+        }
+    }
+
+    /// Keeps these rows alone, which are what is left of `vectors`.
+    pub(crate) fn keep(&mut self, rows: &[usize], vectors: &Vectors) -> Result<()> {
+        match self {
+            Finder::All => Ok(()),
+            Finder::Codes(codes) => codes.remake(vectors, &Ctl::new()),
+            Finder::Graph(graph) => graph.keep(rows),
+        }
+    }
+
+    /// What may be among the best, query by query; nothing if only a look at all vectors tells.
+    pub(crate) fn candidates(&self, wanted: Wanted<'_>) -> Option<Vec<Vec<Candidate>>> {
+        let Wanted { queries, dim, k, eligible, count, effort } = wanted;
+        match self {
+            Finder::All => None,
+            Finder::Codes(codes) => Some(codes.candidates(queries, k, eligible)),
+            Finder::Graph(graph) => {
+                let one = |query| graph.candidates(query, k, eligible, count, effort);
+                Some(queries.chunks_exact(dim).map(one).collect())
+            }
+        }
+    }
+
+    /// Bytes in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Finder::All => 0,
+            Finder::Codes(codes) => codes.bytes(),
+            Finder::Graph(graph) => graph.bytes(),
+        }
+    }
+
+    /// What a file keeps besides sections.
+    pub(crate) fn facts(&self) -> Json {
+        match self {
+            Finder::All => Json::Null,
+            Finder::Codes(codes) => codes.facts(),
+            Finder::Graph(graph) => graph.facts(),
+        }
+    }
+
+    /// The parts that a file keeps.
+    pub(crate) fn sections(&self) -> Vec<(&'static str, Cow<'_, [u8]>)> {
+        match self {
+            Finder::All => Vec::new(),
+            Finder::Codes(codes) => codes.sections(),
+            Finder::Graph(graph) => graph.sections(),
+        }
+    }
+
+    /// An empty one, with what a file keeps of `rows` rows; nothing if it does not fit together.
+    pub(crate) fn mapped(
+        self,
+        rows: usize,
+        facts: &Json,
+        map: &Arc<Mmap>,
+        section: &dyn Fn(&str) -> Option<Range<usize>>,
+    ) -> Option<Finder> {
+        Some(match self {
+            Finder::All => Finder::All,
+            Finder::Codes(codes) => Finder::Codes(codes.mapped(rows, facts, map, section)?),
+            Finder::Graph(graph) => Finder::Graph(graph.mapped(rows, facts, map, section)?),
+        })
+    }
+
+    /// Copies what is mapped into memory.
+    pub(crate) fn to_mut(&mut self) {
+        match self {
+            Finder::All => {}
+            Finder::Codes(codes) => codes.to_mut(),
+            Finder::Graph(graph) => graph.to_mut(),
+        }
+    }
+}
