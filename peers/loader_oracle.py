@@ -1,9 +1,9 @@
 """The logits of checkpoints as their own runtimes load them: `.peers/NAME/bin/python peers/loader_oracle.py IN.json
 OUT.npz`.
 
-IN is `{"ids": [[int]], "models": [{"name", "folder", "dtype", "dequantize", "train"}]}`; OUT holds float32 logits under each
-name. `dequantize` asks compressed-tensors to do it on loading, `train` computes as in training. Everything runs
-on the CPU.
+IN is `{"ids": [[int]], "models": [{"name", "folder", "dtype", "dequantize", "train", "own"}]}`; OUT holds float32 logits under
+each name. `dequantize` asks compressed-tensors to do it on loading, `train` computes as in training, `own` loads with
+gptqmodel itself instead of transformers. Everything runs on the CPU.
 """
 
 import json
@@ -16,8 +16,12 @@ from transformers import AutoModelForCausalLM
 
 
 def load(model: dict) -> torch.nn.Module:
-    """As a user would, with transformers."""
+    """As a user would."""
     settings = {"dtype": getattr(torch, model["dtype"])}
+    if model.get("own"):
+        from gptqmodel import GPTQModel
+
+        return GPTQModel.load(model["folder"], device="cpu", **settings).model
     if model.get("dequantize"):
         from transformers import CompressedTensorsConfig
 

@@ -9,6 +9,8 @@ from hypothesis import settings
 
 TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS))  # `from merge.twin import ...`: tests share twins and made data
+# Interpreters that tests start keep what they compile: a peer's imports take minutes of it.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # `fast` is the same in every run; `--hypothesis-profile=thorough` looks further, and elsewhere each time.
 settings.register_profile("fast", max_examples=30, deadline=None, derandomize=True, database=None)

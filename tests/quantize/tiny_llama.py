@@ -1,10 +1,11 @@
-"""A tiny Llama on disk: dense, and quantized weight by weight."""
+"""A tiny Llama on disk."""
 
 import json
 
 import torch
-from polmrs import quantize
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 SHAPE = {
     "hidden_size": 256,
@@ -42,32 +43,16 @@ def weights(dtype):
     return made  # fmt: skip
 
 
-def write(folder, tensors, dtype, quantization=None):
+def write(folder, tensors, dtype):
     """A folder that transformers loads."""
     folder.mkdir()
     name = str(dtype).removeprefix("torch.")
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": name, **SHAPE}
-    if quantization is not None:
-        config["quantization_config"] = quantization
     (folder / "config.json").write_text(json.dumps(config))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    words = {f"w{at}": at for at in range(SHAPE["vocab_size"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w1", pad_token="w2").save_pretrained(
+        folder
+    )
     return folder
-
-
-def quantized(folder, codec, dtype, *, format, activations=False):
-    """The tiny Llama quantized to a format in one folder, and what it stands for as a dense model in another."""
-    stored, dense = {}, {}
-    for name, weight in weights(dtype).items():
-        if not name.endswith("_proj.weight"):
-            stored[name] = dense[name] = weight
-            continue
-        tensors = quantize.to_format(weight, codec, format=format, activations=activations)
-        stored |= {f"{name.removesuffix('weight')}{suffix}": tensor for suffix, tensor in tensors.items()}
-        dense[name] = quantize.from_format(tensors, format=format).to(dtype)
-    config = quantize.quantization_config(
-        codec, format=format, dtype=str(dtype).removeprefix("torch."), activations=activations
-    )
-    return (
-        write(folder / "quantized", stored, dtype, config),
-        write(folder / "dense", dense, dtype),
-    )
