@@ -42,5 +42,7 @@ def pairs(ranked: Ranked, *, which: Literal["all", "adjacent", "best_worst"] = "
                 chosen=ranked.answers[better],
                 rejected=ranked.answers[worse],
                 margin=margin,
+                tools=ranked.tools,
+                origin=ranked.origin,
                 meta=ranked.meta,
             )

@@ -15,9 +15,13 @@ from polmrs.data.messages import Turns
 from polmrs.errors import UsageError
 
 
-# A base class, against our habit: the same field and its meaning eight times over would read worse.
+# A base class, against our habit: the same fields and their meaning eight times over would read worse.
 @dataclass(frozen=True, kw_only=True)
 class _Sourced:
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """What the model may call, as JSON Schema; for the chat template."""
+    origin: str = field(default="", compare=False)
+    """``file:line``, for messages and reports."""
     meta: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """Columns that are no supervision: source, language, licence, category. Two records may differ in them alone
     and are equal."""
@@ -105,11 +109,33 @@ class Verifiable(_Sourced):
     truth: Any
     verifier: str
     """The name of the program."""
+    solution: Turns | None = None
+    """A worked answer, where the source has one."""
 
 
 Record: TypeAlias = (
     LanguageModelling | PromptOnly | PromptCompletion | Preference | Ranked | Unpaired | Stepwise | Verifiable
 )
+
+KINDS: dict[str, type[Record]] = {
+    "language_modelling": LanguageModelling,
+    "prompt_only": PromptOnly,
+    "prompt_completion": PromptCompletion,
+    "preference": Preference,
+    "ranked": Ranked,
+    "unpaired": Unpaired,
+    "stepwise": Stepwise,
+    "verifiable": Verifiable,
+}
+
+
+def named(kind: type[Record]) -> str:
+    """The name of a kind, as a command line or a configuration has it.
+
+    >>> named(PromptCompletion)
+    'prompt_completion'
+    """
+    return next(name for name, known in KINDS.items() if known is kind)
 
 
 def _paired(name: str, values: tuple[Any, ...], others: str, of: tuple[Any, ...]) -> None:
