@@ -1,4 +1,4 @@
-"""Retrieval: indexes of vectors that are searched on the CPU, exactly or nearly so, and fast.
+"""Retrieval: indexes of vectors and of words that are searched on the CPU, exactly or nearly so, and fast.
 
 >>> import numpy as np
 >>> from polmrs import rag
@@ -8,7 +8,23 @@
 ['north']
 """
 
+from polmrs.rag.bm25 import BM25, ENGLISH
+from polmrs.rag.fusion import RRF, Fusion, WeightedSum, fuse, mmr
 from polmrs.rag.index import Hits, Index
 from polmrs.rag.kinds import HNSW, Flat, Kind, Quantized
 
-__all__ = ["HNSW", "Flat", "Hits", "Index", "Kind", "Quantized"]
+__all__ = [
+    "BM25",
+    "ENGLISH",
+    "HNSW",
+    "RRF",
+    "Flat",
+    "Fusion",
+    "Hits",
+    "Index",
+    "Kind",
+    "Quantized",
+    "WeightedSum",
+    "fuse",
+    "mmr",
+]

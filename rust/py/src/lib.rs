@@ -2,6 +2,7 @@
 
 #[macro_use] // the macros below it
 mod array;
+mod bm25;
 mod call;
 mod config;
 mod data;

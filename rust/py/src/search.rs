@@ -7,7 +7,7 @@ use numpy::{PyArray1, PyArrayDyn};
 use polmrs_core::{Ctl, Dtype, Error, dtype};
 use polmrs_search::filter::Filter;
 use polmrs_search::ids::Ids;
-use polmrs_search::index::{self, Kind, Query, Settings};
+use polmrs_search::index::{self, Hits, Kind, Query, Settings};
 use polmrs_search::metric::Metric;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -16,15 +16,17 @@ use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Vector indexes.
+/// Indexes of vectors and of words.
 #[pymodule]
 pub(crate) mod search {
     #[pymodule_export]
     use super::Index;
+    #[pymodule_export]
+    use crate::bm25::{Bm25, split};
 }
 
 /// Ids, scores, and where each query's hits begin and end.
-type Found<'py> = (Any<'py>, Bound<'py, PyArray1<f32>>, Bound<'py, PyArray1<i64>>);
+pub(crate) type Found<'py> = (Any<'py>, Bound<'py, PyArray1<f32>>, Bound<'py, PyArray1<i64>>);
 
 /// Vectors, row after row, and which ids have one.
 type Stored<'py> = (Bound<'py, PyArray1<f32>>, Bound<'py, PyArray1<bool>>);
@@ -171,23 +173,28 @@ impl Index {
             self.shared().search(Query { vectors: &vectors, k, filter: filter.as_ref(), min_score, effort }, ctl)
         };
         let hits = if bytes.len() >= MANY { long(py, None, work)? } else { quick(py, || work(&Ctl::new()))? };
-        let ids = match hits.ids {
-            Ids::Numbers(ids) => PyArray1::from_vec(py, ids).into_any(),
-            Ids::Texts(ids) => PyList::new(py, ids.iter().map(|id| &**id))?.into_any(),
-        };
-        Ok((ids, PyArray1::from_vec(py, hits.scores), PyArray1::from_vec(py, hits.offsets)))
+        found(py, hits)
     }
+}
+
+/// Hits as Python sees them.
+pub(crate) fn found(py: Python<'_>, hits: Hits) -> PyResult<Found<'_>> {
+    let ids = match hits.ids {
+        Ids::Numbers(ids) => PyArray1::from_vec(py, ids).into_any(),
+        Ids::Texts(ids) => PyList::new(py, ids.iter().map(|id| &**id))?.into_any(),
+    };
+    Ok((ids, PyArray1::from_vec(py, hits.scores), PyArray1::from_vec(py, hits.offsets)))
 }
 
 const STORAGES: [(&str, Dtype); 3] = [("float32", Dtype::F32), ("float16", Dtype::F16), ("bfloat16", Dtype::BF16)];
 
 /// What Python wrote as JSON.
-fn from_json<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Result<T, Error> {
+pub(crate) fn from_json<T: serde::de::DeserializeOwned>(name: &str, text: &str) -> Result<T, Error> {
     serde_json::from_str(text).map_err(|error| Error::Usage(format!("{name}: {error}")))
 }
 
 /// An int64 array, or a list of strings.
-fn ids_of(ids: &Any<'_>) -> PyResult<Ids> {
+pub(crate) fn ids_of(ids: &Any<'_>) -> PyResult<Ids> {
     if ids.cast::<PyArrayDyn<i64>>().is_ok() {
         return Ok(Ids::Numbers(slice!(read::<i64>("ids", ids)?).to_vec()));
     }

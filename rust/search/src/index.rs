@@ -5,7 +5,7 @@
 //! chooses candidates by a scan of its kind and scores them from the stored vectors (see [`crate::metric`]); equal scores
 //! come in the order in which rows were added.
 
-mod persist;
+pub(crate) mod persist;
 
 use crate::column::Column;
 use crate::dense;
@@ -95,6 +95,19 @@ pub struct Hits {
     pub scores: Vec<f32>,
     /// Where each query's hits begin and end.
     pub offsets: Vec<i64>,
+}
+
+impl Hits {
+    /// The scores and rows of every query.
+    pub(crate) fn of(names: &Names, found: Vec<Vec<(f32, u32)>>) -> Hits {
+        let mut offsets = vec![0];
+        offsets.extend(found.iter().scan(0, |end, hits| {
+            *end += hits.len() as i64;
+            Some(*end)
+        }));
+        let ids = names.select(found.iter().flatten().map(|(_, row)| *row as usize));
+        Hits { ids, scores: found.into_iter().flatten().map(|(score, _)| score).collect(), offsets }
+    }
 }
 
 /// Vectors of one length under names.
@@ -340,13 +353,7 @@ impl Index {
             let shares: Result<Vec<_>> = pool.install(|| query.vectors.par_chunks(share * dim).map(work).collect());
             shares?.into_iter().flatten().collect()
         };
-        let mut offsets = vec![0];
-        offsets.extend(found.iter().scan(0, |end, hits| {
-            *end += hits.len() as i64;
-            Some(*end)
-        }));
-        let ids = self.names.select(found.iter().flatten().map(|(_, row)| *row as usize));
-        Ok(Hits { ids, scores: found.into_iter().flatten().map(|(score, _)| score).collect(), offsets })
+        Ok(Hits::of(&self.names, found))
     }
 
     /// The best rows of a few queries, on this thread.
@@ -382,18 +389,22 @@ impl Index {
     fn best(&self, vector: &[f32], rows: impl Iterator<Item = u32> + Clone, query: Query<'_>) -> Vec<(f32, u32)> {
         rows.clone().take(PREFETCHED).for_each(|row| self.vectors.prefetch(row as usize));
         let score = |row: u32| (self.settings.metric.score(vector, &self.vectors.row(row as usize)), row);
-        let mut scored: Vec<(f32, u32)> = rows.map(score).collect();
-        scored.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        scored.truncate(query.k);
-        if let Some(least) = query.min_score {
-            scored.retain(|(score, _)| *score >= least);
-        }
-        scored
+        ranked(rows.map(score).collect(), query.k, query.min_score)
     }
 }
 
+/// The `k` best scores, equal ones by row, that reach the least.
+pub(crate) fn ranked(mut scored: Vec<(f32, u32)>, k: usize, least: Option<f32>) -> Vec<(f32, u32)> {
+    scored.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    scored.truncate(k);
+    if let Some(least) = least {
+        scored.retain(|(score, _)| *score >= least);
+    }
+    scored
+}
+
 /// As many bits that are set.
-fn all_ones(rows: usize) -> Vec<u64> {
+pub(crate) fn all_ones(rows: usize) -> Vec<u64> {
     (0..rows).step_by(64).map(|first| u64::MAX >> (64 - (rows - first).min(64))).collect()
 }
 

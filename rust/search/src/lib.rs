@@ -1,7 +1,8 @@
-//! Vector search that is exact, or says how near to exact it is.
+//! Search by vectors, exact or saying how near to exact it is, and by words.
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`bm25`] | search by words |
 //! | [`index`] | an index of named vectors: add, delete, search |
 //! | [`metric`] | scores, and keys with a bound on their rounding |
 //! | [`shortlist`] | the candidates of a query: all within a margin of the `k`-th best |
@@ -15,6 +16,7 @@
 //! | [`filter`] | conditions on metadata, as bitmaps |
 //! | [`ids`] | integers or strings as names |
 
+pub mod bm25;
 pub mod column;
 pub mod dense;
 mod fields;
@@ -29,5 +31,6 @@ pub mod metric;
 pub mod onebit;
 pub mod quantized;
 pub mod rotation;
+mod rows;
 pub mod shortlist;
 pub mod vectors;

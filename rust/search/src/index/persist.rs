@@ -165,12 +165,17 @@ fn replay(index: &mut Index, record: &Record, opened: &Opened, ctl: &Ctl) -> Opt
     Some(index.add(&ids, &vectors, &metadata, ctl))
 }
 
-fn metadata_of(record: &Record, map: &Mmap) -> Option<Vec<Map<String, Json>>> {
+pub(crate) fn metadata_of(record: &Record, map: &Mmap) -> Option<Vec<Map<String, Json>>> {
     serde_json::from_slice(&map[record.section("metadata")?]).ok()
 }
 
 /// Ids as sections: integers as they are, strings end to end, with where each ends.
-fn put_ids<'a>(content: &mut Content<'a>, ids: &'a Ids, texts: &'a mut (Vec<u64>, Vec<u8>), name: &'static str) {
+pub(crate) fn put_ids<'a>(
+    content: &mut Content<'a>,
+    ids: &'a Ids,
+    texts: &'a mut (Vec<u64>, Vec<u8>),
+    name: &'static str,
+) {
     match ids {
         Ids::Numbers(numbers) => content.sections.push((name, Cow::Borrowed(bytemuck::cast_slice(numbers)))),
         Ids::Texts(all) => {
@@ -188,7 +193,7 @@ fn put_ids<'a>(content: &mut Content<'a>, ids: &'a Ids, texts: &'a mut (Vec<u64>
     }
 }
 
-fn ids_of(record: &Record, map: &Mmap, name: &str) -> Option<Ids> {
+pub(crate) fn ids_of(record: &Record, map: &Mmap, name: &str) -> Option<Ids> {
     let bytes = &map[record.section(name)?];
     if !record.facts.contains_key(&format!("{name}_are_texts")) {
         return Some(Ids::Numbers(bytemuck::try_cast_slice(bytes).ok()?.to_vec()));

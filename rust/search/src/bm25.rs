@@ -1,0 +1,538 @@
+//! Search by words: an inverted index, scored by a formula of the BM25 family.
+//!
+//! Every formula of the family is one curve. With $L$ a document's length over the mean, a word that is there $f$ times adds
+//!
+//! $$\mathrm{idf} \cdot \Bigl( s \, \frac{f}{f + \kappa (1 - b + b L)} + c \Bigr)$$
+//!
+//! | variant | idf | $\kappa$ | $s$ | $c$ | source |
+//! |---|---|---|---|---|---|
+//! | `robertson` | $\max(0, \ln \frac{N - n + 0.5}{n + 0.5})$ | $k_1$ | 1 | 0 | Robertson and Zaragoza 2009 |
+//! | `lucene` | $\ln(1 + \frac{N - n + 0.5}{n + 0.5})$ | $k_1$ | 1 | 0 | Lucene, accurate lengths |
+//! | `atire` | $\ln \frac{N}{n}$ | $k_1$ | $k_1 + 1$ | 0 | Trotman et al. 2012 |
+//! | `bm25l` | $\ln \frac{N + 1}{n + 0.5}$ | $k_1 + \delta$ | $\frac{(k_1 + 1) k_1}{k_1 + \delta}$ | $\frac{(k_1 + 1) \delta}{k_1 + \delta}$ | Lv and Zhai, SIGIR 2011 |
+//! | `bm25+` | $\ln \frac{N + 1}{n}$ | $k_1$ | $k_1 + 1$ | $\delta$ | Lv and Zhai, CIKM 2011 |
+//!
+//! with $N$ documents, $n$ of them with the word. For `bm25l` that is $\frac{(k_1 + 1)(c' + \delta)}{k_1 + c' + \delta}$ with
+//! $c' = f / (1 - b + b L)$, rearranged. The floor $c$ is added for every word of the query that any document has, whether or
+//! not this one does, as the libraries bm25s and rank_bm25 do (the papers: only where the word is there).
+//!
+//! $N$, $n$ and the mean length are those of the moment, so nothing is computed again when documents come or go: a posting
+//! holds a document and a count. The scan, in f32, takes the rarest words first and stops where the words that are left
+//! cannot lift a document it has not met to the `k`-th place (MaxScore, Turtle and Flood 1995); what may be among the best is
+//! scored in f64 and rounded once.
+
+mod persist;
+mod words;
+
+pub use words::{Splitter, Texts};
+
+use crate::filter::Filter;
+use crate::ids::Ids;
+use crate::index::{Hits, ones, ranked};
+use crate::rows::Rows;
+use crate::shortlist::Shortlist;
+use polmrs_core::{Ctl, Error, Result, pool};
+use rayon::prelude::*;
+use serde_json::{Map, Value as Json};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+/// A formula of the family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// Robertson and Zaragoza's, with no word below zero.
+    Robertson,
+    /// That of Lucene, with lengths that are not rounded.
+    Lucene,
+    /// That of ATIRE.
+    Atire,
+    /// For collections with very long documents.
+    Bm25L,
+    /// With a floor under what a word adds.
+    Bm25Plus,
+}
+
+impl Variant {
+    /// Every variant, by the name that users write.
+    pub const NAMES: [(&'static str, Variant); 5] = [
+        ("robertson", Variant::Robertson),
+        ("lucene", Variant::Lucene),
+        ("atire", Variant::Atire),
+        ("bm25l", Variant::Bm25L),
+        ("bm25+", Variant::Bm25Plus),
+    ];
+}
+
+/// A variant and its parameters.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Formula {
+    /// Which.
+    pub variant: Variant,
+    /// How slowly more of a word stops to count, above 0.
+    pub k1: f64,
+    /// How much a document's length counts, in 0..=1.
+    pub b: f64,
+    /// The floor of `bm25l` and `bm25+`, at least 0.
+    pub delta: f64,
+}
+
+impl Formula {
+    fn check(&self) -> Result<()> {
+        let finite = |x: f64| x.is_finite() && x <= 1e6;
+        for (name, value, holds, rule) in [
+            ("k1", self.k1, self.k1 > 0.0 && finite(self.k1), "(0, 1e6]"),
+            ("b", self.b, (0.0..=1.0).contains(&self.b), "[0, 1]"),
+            ("delta", self.delta, self.delta >= 0.0 && finite(self.delta), "[0, 1e6]"),
+        ] {
+            if !holds {
+                return Err(Error::Usage(format!("{name}: {value} is not in {rule}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a word weighs that `n >= 1` of `all` documents have.
+    fn idf(&self, n: f64, all: f64) -> f64 {
+        match self.variant {
+            Variant::Robertson => ((all - n + 0.5) / (n + 0.5)).max(1.0).ln(),
+            Variant::Lucene => (1.0 + (all - n + 0.5) / (n + 0.5)).ln(),
+            Variant::Atire => (all / n).ln(),
+            Variant::Bm25L => ((all + 1.0) / (n + 0.5)).ln(),
+            Variant::Bm25Plus => ((all + 1.0) / n).ln(),
+        }
+    }
+
+    /// The count at which a word has half its effect, in a document of `length` over the mean.
+    fn half(&self, length: f64) -> f64 {
+        let kappa = if self.variant == Variant::Bm25L { self.k1 + self.delta } else { self.k1 };
+        kappa * (1.0 - self.b + self.b * length)
+    }
+
+    /// The whole effect, and the floor.
+    fn scale(&self) -> (f64, f64) {
+        match self.variant {
+            Variant::Robertson | Variant::Lucene => (1.0, 0.0),
+            Variant::Atire => (self.k1 + 1.0, 0.0),
+            Variant::Bm25L => {
+                let each = (self.k1 + 1.0) / (self.k1 + self.delta);
+                (each * self.k1, each * self.delta)
+            }
+            Variant::Bm25Plus => (self.k1 + 1.0, self.delta),
+        }
+    }
+}
+
+/// A document that has a word, and how often.
+#[derive(Clone, Copy, Debug)]
+struct Posting {
+    row: u32,
+    count: f32,
+}
+
+/// The documents that have a word, dead ones too, in order.
+#[derive(Clone, Debug, Default)]
+struct Term {
+    postings: Vec<Posting>,
+    /// How many of them live.
+    living: u32,
+    /// The largest count.
+    most: f32,
+}
+
+/// What to look for.
+#[derive(Clone, Copy, Debug)]
+pub struct Query<'a> {
+    /// Each is a text.
+    pub texts: &'a Texts,
+    /// At most how many documents each finds.
+    pub k: usize,
+    /// Which documents count.
+    pub filter: Option<&'a Filter>,
+    /// The lowest score that counts.
+    pub min_score: Option<f32>,
+}
+
+/// Documents under names, searched by their words.
+#[derive(Debug)]
+pub struct Bm25 {
+    formula: Formula,
+    splitter: Splitter,
+    /// What the caller wants to know when the file is opened.
+    note: String,
+    rows: Rows,
+    vocabulary: HashMap<Box<str>, u32>,
+    terms: Vec<Term>,
+    /// Of all documents, dead ones too: the words of each, once, and where they end.
+    words: Vec<u32>,
+    ends: Vec<usize>,
+    lengths: Vec<u64>,
+    /// The words of all living documents.
+    total: u64,
+    /// [`Formula::half`] of every document, infinite for dead ones; made at the first search after a change.
+    halves: OnceLock<Vec<f32>>,
+}
+
+/// A word of a query.
+struct Part<'a> {
+    term: &'a Term,
+    /// Its idf, as often as the word is there.
+    weight: f64,
+    /// The most that it adds to a document, floor aside.
+    bound: f32,
+}
+
+/// Before the postings of a word that more than one in so many documents has, it is looked whether they are needed.
+const LOOK: usize = 16;
+/// Sums that are looked at together.
+const BLOCK: usize = 64;
+/// Queries that a thread takes at a time.
+const MAX_SHARE: usize = 256;
+
+impl Bm25 {
+    /// An empty index; `note` is kept with it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a parameter out of range.
+    pub fn new(formula: Formula, splitter: Splitter, note: String) -> Result<Bm25> {
+        formula.check()?;
+        Ok(Bm25 {
+            formula,
+            splitter,
+            note,
+            rows: Rows::new(),
+            vocabulary: HashMap::new(),
+            terms: Vec::new(),
+            words: Vec::new(),
+            ends: Vec::new(),
+            lengths: Vec::new(),
+            total: 0,
+            halves: OnceLock::new(),
+        })
+    }
+
+    /// The formula.
+    pub fn formula(&self) -> Formula {
+        self.formula
+    }
+
+    /// How texts are split.
+    pub fn splitter(&self) -> &Splitter {
+        &self.splitter
+    }
+
+    /// What was to be kept with it.
+    pub fn note(&self) -> &str {
+        &self.note
+    }
+
+    /// How many documents it holds.
+    pub fn len(&self) -> usize {
+        self.rows.living()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many words the living documents have, and how many different ones.
+    pub fn counts(&self) -> (u64, usize) {
+        (self.total, self.terms.iter().filter(|term| term.living > 0).count())
+    }
+
+    /// Bytes of postings and of the words of each document.
+    pub fn bytes(&self) -> usize {
+        let postings: usize = self.terms.iter().map(|term| size_of_val(term.postings.as_slice())).sum();
+        postings + size_of_val(self.words.as_slice())
+    }
+
+    /// Adds documents, with as many metadata or none; one whose id is there already replaces it, metadata and all. Of two
+    /// equal ids the later stands.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for ids of another kind than before, or as many texts or metadata as there are not ids. Nothing is
+    /// added then.
+    pub fn add(&mut self, ids: &Ids, texts: &Texts, metadata: &[Map<String, Json>]) -> Result<()> {
+        if texts.len() != ids.len() {
+            return Err(Error::Usage(format!("texts: {} for {} ids", texts.len(), ids.len())));
+        }
+        self.rows.check(ids, metadata)?;
+        let bags = texts.bags(&self.splitter, &mut self.vocabulary);
+        self.terms.resize_with(self.vocabulary.len(), Term::default);
+        self.push(ids, &bags, metadata);
+        Ok(())
+    }
+
+    /// Adds documents as words, by number, and their counts.
+    fn push(&mut self, ids: &Ids, bags: &[Vec<(u32, f32)>], metadata: &[Map<String, Json>]) {
+        for (row, bag) in (self.rows.len()..).zip(bags) {
+            let mut length = 0.0;
+            for (word, count) in bag {
+                let term = &mut self.terms[*word as usize];
+                term.postings.push(Posting { row: row as u32, count: *count }); // `check` saw that rows fit
+                term.living += 1;
+                term.most = term.most.max(*count);
+                length += f64::from(*count);
+                self.words.push(*word);
+            }
+            self.ends.push(self.words.len());
+            self.lengths.push(length as u64);
+            self.total += length as u64;
+        }
+        for row in self.rows.push(ids, metadata) {
+            self.uncount(row);
+        }
+        self.settle();
+    }
+
+    /// Takes a document out of the statistics.
+    fn uncount(&mut self, row: u32) {
+        for word in &self.words[self.span(row as usize)] {
+            self.terms[*word as usize].living -= 1;
+        }
+        self.total -= self.lengths[row as usize];
+    }
+
+    /// Where the words of a document are.
+    fn span(&self, row: usize) -> Range<usize> {
+        row.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[row]
+    }
+
+    /// Deletes; how many were there.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for ids of the other kind.
+    pub fn delete(&mut self, ids: &Ids) -> Result<usize> {
+        let rows = self.rows.of(ids)?;
+        Ok(self.delete_rows(&rows))
+    }
+
+    /// Deletes every document that passes; how many did.
+    pub fn delete_where(&mut self, filter: &Filter) -> usize {
+        let rows = self.rows.passing(filter);
+        self.delete_rows(&rows)
+    }
+
+    fn delete_rows(&mut self, rows: &[u32]) -> usize {
+        for row in rows {
+            self.uncount(*row);
+        }
+        self.rows.delete(rows);
+        self.settle();
+        rows.len()
+    }
+
+    /// After a change.
+    fn settle(&mut self) {
+        self.halves.take();
+        if self.rows.is_sparse() {
+            self.compact();
+        }
+    }
+
+    /// Moves the living documents together.
+    fn compact(&mut self) {
+        let old = self.rows.len();
+        let keep = self.rows.compact();
+        let mut places = vec![u32::MAX; old];
+        for (to, from) in keep.iter().enumerate() {
+            places[*from] = to as u32;
+        }
+        for term in &mut self.terms {
+            for posting in &mut term.postings {
+                posting.row = places[posting.row as usize];
+            }
+            term.postings.retain(|posting| posting.row != u32::MAX);
+            term.most = term.postings.iter().fold(0.0, |most, posting| most.max(posting.count));
+        }
+        let spans = keep.iter().map(|row| self.span(*row));
+        let words: Vec<&[u32]> = spans.map(|span| &self.words[span]).collect();
+        let ends = words.iter().scan(0, |end, words| {
+            *end += words.len();
+            Some(*end)
+        });
+        self.ends = ends.collect();
+        self.words = words.concat();
+        self.lengths = keep.iter().map(|row| self.lengths[*row]).collect();
+        self.halves.take();
+    }
+
+    /// The metadata of each id that is there.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for ids of the other kind.
+    pub fn metadata(&self, ids: &Ids) -> Result<Vec<Option<Map<String, Json>>>> {
+        self.rows.names.check_kind(ids)?;
+        let rows = self.rows.names.find(ids).into_iter();
+        Ok(rows.map(|row| row.map(|row| self.rows.fields.row(row as usize))).collect())
+    }
+
+    /// The best documents of every query: those that have a word of it with any weight.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for `k` of 0; [`Error::Cancelled`].
+    pub fn search(&self, query: Query<'_>, ctl: &Ctl) -> Result<Hits> {
+        if query.k == 0 {
+            return Err(Error::Usage("k: 0 is not at least 1".into()));
+        }
+        let halves = self.halves(query.filter);
+        let n = query.texts.len();
+        let work = |queries: Range<usize>| {
+            ctl.check()?;
+            let mut sums = vec![0.0; self.rows.len()];
+            Ok(queries.map(|one| self.best(one, query, &halves, &mut sums)).collect())
+        };
+        let found = if n <= 8 {
+            work(0..n)?
+        } else {
+            let pool = pool::shared()?;
+            let share = n.div_ceil(pool.current_num_threads()).clamp(8, MAX_SHARE);
+            let shares = (0..n.div_ceil(share)).into_par_iter().map(|at| work(at * share..n.min((at + 1) * share)));
+            let shares: Result<Vec<Vec<_>>> = pool.install(|| shares.collect());
+            shares?.into_iter().flatten().collect()
+        };
+        Ok(Hits::of(&self.rows.names, found))
+    }
+
+    /// [`Formula::half`] of the documents that live and pass, infinite for the others: they get nothing of any word.
+    fn halves(&self, filter: Option<&Filter>) -> Cow<'_, [f32]> {
+        let all = self.halves.get_or_init(|| {
+            let mut halves = vec![f32::INFINITY; self.rows.len()];
+            for row in ones(&self.rows.eligible(None)) {
+                halves[row] = self.half(row) as f32;
+            }
+            halves
+        });
+        let Some(filter) = filter else { return Cow::Borrowed(all) };
+        let mut halves = vec![f32::INFINITY; all.len()];
+        for row in ones(&self.rows.eligible(Some(filter))) {
+            halves[row] = all[row];
+        }
+        Cow::Owned(halves)
+    }
+
+    fn half(&self, row: usize) -> f64 {
+        self.formula.half(self.lengths[row] as f64 * self.len() as f64 / self.total.max(1) as f64)
+    }
+
+    /// The best documents of one query, equal ones by row. `sums` are zeros, and are again.
+    fn best(&self, one: usize, query: Query<'_>, halves: &[f32], sums: &mut [f32]) -> Vec<(f32, u32)> {
+        let all = self.len() as f64;
+        let (scale, _) = self.formula.scale();
+        let least = self.formula.half(0.0);
+        let asked = query.texts.asked(one, &self.splitter, &self.vocabulary).into_iter();
+        let known = asked.map(|(word, times)| (&self.terms[word as usize], times)).filter(|(term, _)| term.living > 0);
+        let parts: Vec<Part<'_>> = known
+            .map(|(term, times)| {
+                let (weight, most) = (times * self.formula.idf(f64::from(term.living), all), f64::from(term.most));
+                Part { term, weight, bound: (weight * scale * most / (most + least)) as f32 }
+            })
+            .collect();
+        let mut order: Vec<&Part<'_>> = parts.iter().collect();
+        order.sort_by(|a, b| b.bound.total_cmp(&a.bound));
+        let found = self.candidates(&order, query.k, scale as f32, halves, sums);
+        sums.fill(0.0);
+        ranked(found.into_iter().map(|row| (self.score(&parts, row), row)).collect(), query.k, query.min_score)
+    }
+
+    /// The rows that may be among the best `k`.
+    fn candidates(&self, parts: &[&Part<'_>], k: usize, scale: f32, halves: &[f32], sums: &mut [f32]) -> Vec<u32> {
+        let mut rest = vec![0.0; parts.len() + 1]; // what the parts from here on add at most
+        for (at, part) in parts.iter().enumerate().rev() {
+            rest[at] = rest[at + 1] + part.bound;
+        }
+        let slack = rest[0] * (parts.len() + 8) as f32 * f32::EPSILON; // of a few roundings a part, and of their sum
+        let mut done = 0;
+        for part in parts {
+            let is_long = part.term.postings.len() * LOOK > sums.len();
+            if is_long && shortlist(sums, k, [0.0; 2]).threshold() > rest[done] + slack {
+                break;
+            }
+            let weight = part.weight as f32 * scale;
+            for posting in &part.term.postings {
+                let row = posting.row as usize;
+                sums[row] += weight * posting.count / (posting.count + halves[row]);
+            }
+            done += 1;
+        }
+        let mut found = shortlist(sums, k, [rest[done] + slack, slack]).finish();
+        for (at, part) in parts.iter().enumerate().skip(done) {
+            let (mut postings, weight) = (part.term.postings.as_slice(), part.weight as f32 * scale);
+            let mut list = Shortlist::new(k);
+            for row in found.iter().map(|candidate| candidate.slot as usize) {
+                postings = &postings[postings.partition_point(|posting| (posting.row as usize) < row)..];
+                if let Some(posting) = postings.first().filter(|posting| posting.row as usize == row) {
+                    sums[row] += weight * posting.count / (posting.count + halves[row]);
+                }
+                let above = rest[at + 1] + slack;
+                list.push(sums[row] + above, above + slack, row as u32);
+            }
+            found = list.finish();
+        }
+        found.into_iter().map(|candidate| candidate.slot).collect()
+    }
+
+    /// The score of a document, rounded once.
+    fn score(&self, parts: &[Part<'_>], row: u32) -> f32 {
+        let (scale, floor) = self.formula.scale();
+        let half = self.half(row as usize);
+        let gain = |part: &Part<'_>| {
+            let found = part.term.postings.binary_search_by_key(&row, |posting| posting.row);
+            let count = found.map_or(0.0, |at| f64::from(part.term.postings[at].count));
+            part.weight * (scale * count / (count + half) + floor)
+        };
+        parts.iter().map(gain).sum::<f64>() as f32
+    }
+}
+
+/// The rows whose sum is above zero and may be among the `k` largest, if one may lie so much above it and below.
+fn shortlist(sums: &[f32], k: usize, [above, below]: [f32; 2]) -> Shortlist {
+    let mut list = Shortlist::new(k);
+    for (block, sums) in sums.chunks(BLOCK).enumerate() {
+        let least = (list.threshold() - above).max(f32::MIN_POSITIVE);
+        if !sums.iter().fold(false, |any, sum| any | (*sum >= least)) {
+            continue;
+        }
+        for (at, sum) in sums.iter().enumerate().filter(|(_, sum)| **sum >= least) {
+            list.push(sum + above, above + below, (BLOCK * block + at) as u32);
+        }
+    }
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_scan_misses_nothing_that_scoring_everything_finds(
+            documents in proptest::collection::vec(proptest::collection::vec(0u8..30, 0..12), 1..300),
+            asked in proptest::collection::vec(0u8..30, 0..12),
+            k in 1usize..20,
+            variant in 0usize..5,
+            b in 0.0f64..=1.0,
+        ) {
+            let words = |numbers: &Vec<u8>| numbers.iter().map(|n| format!("w{}", u32::from(*n).pow(2) / 30)).collect::<Vec<_>>();
+            let formula = Formula { variant: Variant::NAMES[variant].1, k1: 1.2, b, delta: 0.5 };
+            let mut index = Bm25::new(formula, Splitter::default(), String::new()).unwrap();
+            let ids = Ids::Numbers((0..documents.len() as i64).collect());
+            index.add(&ids, &Texts::Split(documents.iter().map(words).collect()), &[]).unwrap();
+            let texts = Texts::Split(vec![words(&asked)]);
+            let query = Query { texts: &texts, k, filter: None, min_score: None };
+            let hits = index.search(query, &Ctl::new()).unwrap();
+
+            let parts: Vec<Part<'_>> = texts.asked(0, &index.splitter, &index.vocabulary).into_iter().map(|(word, times)| {
+                let term = &index.terms[word as usize];
+                Part { term, weight: times * formula.idf(f64::from(term.living), documents.len() as f64), bound: 0.0 }
+            }).collect();
+            let least = parts.iter().map(|part| part.weight * formula.scale().1).sum::<f64>() as f32;
+            let every: Vec<(f32, u32)> = (0..documents.len() as u32).map(|row| (index.score(&parts, row), row)).collect();
+            let wanted = ranked(every.into_iter().filter(|(score, _)| *score > least).collect(), k, None);
+            prop_assert_eq!(hits, Hits::of(&index.rows.names, vec![wanted]));
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The documents as a file. A record holds documents as words, with their postings, and the ids to delete before they are
+//! added; the first record is everything, and opening replays them all.
+
+use super::words::MOST;
+use super::{Bm25, Formula, Splitter, Term, Variant};
+use crate::file::{self, Content, Extent, Record};
+use crate::ids::Ids;
+use crate::index::ones;
+use crate::index::persist::{ids_of, metadata_of, put_ids};
+use crate::rows::Attached;
+use memmap2::Mmap;
+use polmrs_core::{Error, Result};
+use serde_json::{Map, Value as Json, json};
+use std::borrow::Cow;
+use std::path::Path;
+
+impl Bm25 {
+    /// Writes everything to a file that appears whole, in place of one that is there. Dead documents are dropped first.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn save(&mut self, path: &Path) -> Result<()> {
+        if self.rows.living() < self.rows.len() {
+            self.compact();
+        }
+        let name =
+            Variant::NAMES.iter().find(|(_, variant)| *variant == self.formula.variant).map_or("", |(name, _)| name);
+        let mut facts = Map::new();
+        facts.insert("variant".into(), name.into());
+        for (name, value) in [("k1", self.formula.k1), ("b", self.formula.b), ("delta", self.formula.delta)] {
+            facts.insert(name.into(), value.into());
+        }
+        facts.insert("stopwords".into(), json!(self.splitter.stopwords));
+        facts.insert("note".into(), self.note.as_str().into());
+        let rows: Vec<usize> = (0..self.rows.len()).collect();
+        let extent = self.write(facts, 0, &rows, None, |content| file::create(path, content))?;
+        let rows = rows.len();
+        self.rows.attached = Some(Attached { path: path.to_path_buf(), extent, rows, deleted: None });
+        Ok(())
+    }
+
+    /// Adds to the file what has changed since it was saved, opened or brought up to date; how many documents and deletions.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there is no file yet; [`Error::Exists`] if another process has written it; [`Error::Io`].
+    pub fn sync(&mut self) -> Result<(usize, usize)> {
+        let Some(attached) = &self.rows.attached else {
+            return Err(Error::Usage("sync: this index has no file yet; save it first".into()));
+        };
+        let first = attached.rows;
+        let rows: Vec<usize> = ones(&self.rows.eligible(None)).filter(|row| *row >= first).collect();
+        let deleted = attached.deleted.as_ref();
+        let counts = (rows.len(), deleted.map_or(0, Ids::len));
+        if counts == (0, 0) {
+            return Ok(counts);
+        }
+        let extent = self.write(Map::new(), first, &rows, deleted, |content| {
+            file::append(&attached.path, attached.extent, content)
+        })?;
+        let path = attached.path.clone();
+        self.rows.attached = Some(Attached { path, extent, rows: self.rows.len(), deleted: None });
+        Ok(counts)
+    }
+
+    /// A record of these rows, none before `first`.
+    fn write(
+        &self,
+        mut facts: Map<String, Json>,
+        first: usize,
+        rows: &[usize],
+        deleted: Option<&Ids>,
+        to: impl FnOnce(&Content<'_>) -> Result<Extent>,
+    ) -> Result<Extent> {
+        let mut places = vec![u32::MAX; self.rows.len() - first];
+        for (to, from) in rows.iter().enumerate() {
+            places[from - first] = to as u32;
+        }
+        let mut words: Vec<(&str, u32)> = self.vocabulary.iter().map(|(word, number)| (&**word, *number)).collect();
+        words.sort_unstable_by_key(|(_, number)| *number);
+        let (mut text, mut word_ends, mut postings, mut ends) = (String::new(), Vec::new(), Vec::new(), Vec::new());
+        for (word, number) in words {
+            let all = &self.terms[number as usize].postings;
+            let new = &all[all.partition_point(|posting| (posting.row as usize) < first)..];
+            let before = postings.len();
+            postings.extend(new.iter().filter_map(|posting| {
+                let row = places[posting.row as usize - first];
+                (row != u32::MAX).then_some([row, posting.count as u32])
+            }));
+            if postings.len() > before {
+                text.push_str(word);
+                word_ends.push(text.len() as u64);
+                ends.push(postings.len() as u64);
+            }
+        }
+        facts.insert("rows".into(), rows.len().into());
+        let ids = self.rows.names.select(rows.iter().copied());
+        let metadata = Json::from_iter(rows.iter().map(|row| self.rows.fields.row(*row))).to_string();
+        let (mut texts, mut gone) = Default::default();
+        let mut content = Content { facts, sections: Vec::new() };
+        put_ids(&mut content, &ids, &mut texts, "ids");
+        if let Some(deleted) = deleted {
+            put_ids(&mut content, deleted, &mut gone, "deleted");
+        }
+        let sections: [(&'static str, &[u8]); 5] = [
+            ("metadata", metadata.as_bytes()),
+            ("words", text.as_bytes()),
+            ("word_ends", bytemuck::cast_slice(&word_ends)),
+            ("postings", bytemuck::cast_slice(&postings)),
+            ("posting_ends", bytemuck::cast_slice(&ends)),
+        ];
+        content.sections.extend(sections.map(|(name, bytes)| (name, Cow::Borrowed(bytes))));
+        to(&content)
+    }
+
+    /// Opens a file, and compares every checksum.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Io`], or [`Error::Checkpoint`] that says what is wrong with the file.
+    pub fn open(path: &Path) -> Result<Bm25> {
+        let opened = file::open(path, true)?;
+        let wrong = |what: &str| Error::Checkpoint(format!("{}: {what}", path.display()));
+        let first = opened.records.first().filter(|record| record.facts.contains_key("variant"));
+        let first = first.ok_or_else(|| wrong("an index of vectors, not of words; open it with Index"))?;
+        let mut index = empty(first).ok_or_else(|| wrong("its first record is damaged"))?;
+        for record in &opened.records {
+            replay(&mut index, record, &opened.map).ok_or_else(|| wrong("a record is damaged"))??;
+        }
+        let rows = index.rows.len();
+        index.rows.attached = Some(Attached { path: path.to_path_buf(), extent: opened.extent, rows, deleted: None });
+        Ok(index)
+    }
+}
+
+fn empty(record: &Record) -> Option<Bm25> {
+    let facts = &record.facts;
+    let variant = facts.get("variant")?.as_str()?;
+    let number = |name: &str| facts.get(name)?.as_f64();
+    let formula = Formula {
+        variant: Variant::NAMES.iter().find(|(name, _)| *name == variant)?.1,
+        k1: number("k1")?,
+        b: number("b")?,
+        delta: number("delta")?,
+    };
+    let stopwords = facts.get("stopwords")?.as_array()?.iter();
+    let stopwords = stopwords.map(|word| Some(word.as_str()?.into())).collect::<Option<_>>()?;
+    Bm25::new(formula, Splitter { stopwords }, facts.get("note")?.as_str()?.into()).ok()
+}
+
+/// Deletes and adds what a record says; nothing if it does not fit together.
+fn replay(index: &mut Bm25, record: &Record, map: &Mmap) -> Option<Result<()>> {
+    let section = |name: &str| record.section(name).map(|range| &map[range]);
+    let rows = usize::try_from(record.facts.get("rows")?.as_u64()?).ok()?;
+    let ids = ids_of(record, map, "ids").filter(|ids| ids.len() == rows)?;
+    let metadata = metadata_of(record, map).filter(|metadata| metadata.is_empty() || metadata.len() == rows)?;
+    let text = std::str::from_utf8(section("words")?).ok()?;
+    let word_ends: &[u64] = bytemuck::try_cast_slice(section("word_ends")?).ok()?;
+    let postings: &[[u32; 2]] = bytemuck::try_cast_slice(section("postings")?).ok()?;
+    let ends: &[u64] = bytemuck::try_cast_slice(section("posting_ends")?)
+        .ok()
+        .filter(|ends: &&[u64]| ends.len() == word_ends.len())?;
+    let mut bags = vec![Vec::new(); rows];
+    let (mut at, mut start) = (0, 0);
+    for (word_end, end) in word_ends.iter().zip(ends) {
+        let (word_end, end) = (usize::try_from(*word_end).ok()?, usize::try_from(*end).ok()?);
+        let next = index.vocabulary.len() as u32;
+        let number = *index.vocabulary.entry(text.get(at..word_end)?.into()).or_insert(next);
+        let mut before = None;
+        for [row, count] in postings.get(start..end)? {
+            if before.is_some_and(|before| before >= *row) || !(1..=MOST).contains(count) {
+                return None;
+            }
+            before = Some(*row);
+            bags.get_mut(*row as usize)?.push((number, *count as f32));
+        }
+        (at, start) = (word_end, end);
+    }
+    index.terms.resize_with(index.vocabulary.len(), Term::default);
+    if bags.iter().any(|bag| bag.windows(2).any(|pair| pair[0].0 == pair[1].0)) {
+        return None;
+    }
+    let deleted = match record.section("deleted") {
+        Some(_) => index.delete(&ids_of(record, map, "deleted")?).map(drop),
+        None => Ok(()),
+    };
+    Some(deleted.and_then(|()| index.rows.check(&ids, &metadata)).map(|()| index.push(&ids, &bags, &metadata)))
+}

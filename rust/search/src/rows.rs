@@ -1,0 +1,147 @@
+//! Rows under names: which live, what is known about them, and what their file does not know yet.
+//!
+//! Rows are only ever appended. One that is deleted or replaced loses its bit; once half are dead, the living are moved
+//! together.
+
+use crate::fields::Fields;
+use crate::file::Extent;
+use crate::filter::Filter;
+use crate::ids::{Ids, Names};
+use crate::index::{all_ones, ones};
+use polmrs_core::{Error, Result};
+use serde_json::{Map, Value as Json};
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+/// Rows under names.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    pub(crate) names: Names,
+    pub(crate) fields: Fields,
+    alive: Vec<u64>,
+    living: usize,
+    len: usize,
+    /// The file that they were saved to or opened from.
+    pub(crate) attached: Option<Attached>,
+}
+
+/// A file, and what it does not know yet.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    pub(crate) path: PathBuf,
+    pub(crate) extent: Extent,
+    /// The first row that is not in the file.
+    pub(crate) rows: usize,
+    /// Ids that were deleted since.
+    pub(crate) deleted: Option<Ids>,
+}
+
+impl Rows {
+    /// None.
+    pub(crate) fn new() -> Rows {
+        Rows { names: Names::None, fields: Fields::default(), alive: Vec::new(), living: 0, len: 0, attached: None }
+    }
+
+    /// How many there are, dead ones too.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// How many live.
+    pub(crate) fn living(&self) -> usize {
+        self.living
+    }
+
+    /// Refuses what cannot be added.
+    pub(crate) fn check(&self, ids: &Ids, metadata: &[Map<String, Json>]) -> Result<()> {
+        self.names.check_kind(ids)?;
+        if self.len + ids.len() > u32::MAX as usize {
+            return Err(Error::Usage("ids: an index holds at most 2^32 - 1 rows".into()));
+        }
+        if !metadata.is_empty() && metadata.len() != ids.len() {
+            return Err(Error::Usage(format!("metadata: {} for {} ids", metadata.len(), ids.len())));
+        }
+        Fields::check(metadata)
+    }
+
+    /// Appends what passed [`check`](Rows::check); the rows that are dead now because another has their id.
+    pub(crate) fn push(&mut self, ids: &Ids, metadata: &[Map<String, Json>]) -> Vec<u32> {
+        let first = self.len;
+        self.fields.push(metadata, first);
+        self.len += ids.len();
+        self.living += ids.len();
+        self.alive.resize(self.len.div_ceil(64), 0);
+        for row in first..self.len {
+            self.alive[row / 64] |= 1 << (row % 64);
+        }
+        let replaced = self.names.push(ids, first);
+        for row in &replaced {
+            self.kill(*row);
+        }
+        replaced
+    }
+
+    fn kill(&mut self, row: u32) {
+        self.alive[row as usize / 64] &= !(1 << (row % 64));
+        self.living -= 1;
+    }
+
+    /// The living rows of these ids, in order, each once.
+    pub(crate) fn of(&self, ids: &Ids) -> Result<Vec<u32>> {
+        self.names.check_kind(ids)?;
+        let mut rows: Vec<u32> = self.names.find(ids).into_iter().flatten().collect();
+        rows.sort_unstable();
+        rows.dedup();
+        Ok(rows)
+    }
+
+    /// The living rows that pass, in order.
+    pub(crate) fn passing(&self, filter: &Filter) -> Vec<u32> {
+        ones(&self.eligible(Some(filter))).map(|row| row as u32).collect()
+    }
+
+    /// A bit for each row that lives and passes.
+    pub(crate) fn eligible(&self, filter: Option<&Filter>) -> Cow<'_, [u64]> {
+        let Some(filter) = filter else { return Cow::Borrowed(&self.alive) };
+        let mut bits = filter.matches(&self.fields, self.len);
+        for (bits, alive) in bits.iter_mut().zip(&self.alive) {
+            *bits &= alive;
+        }
+        Cow::Owned(bits)
+    }
+
+    /// Deletes living rows.
+    pub(crate) fn delete(&mut self, rows: &[u32]) {
+        let ids = self.names.select(rows.iter().map(|row| *row as usize));
+        if let Some(attached) = self.attached.as_mut().filter(|_| !rows.is_empty()) {
+            match &mut attached.deleted {
+                Some(deleted) => deleted.extend(ids),
+                None => attached.deleted = Some(ids),
+            }
+        }
+        for row in rows {
+            self.names.forget(*row);
+            self.kill(*row);
+        }
+    }
+
+    /// Whether it is time to [`compact`](Rows::compact).
+    pub(crate) fn is_sparse(&self) -> bool {
+        self.len >= 1024 && 2 * self.living <= self.len
+    }
+
+    /// Moves the living together; where they were.
+    pub(crate) fn compact(&mut self) -> Vec<usize> {
+        let keep: Vec<usize> = ones(&self.alive).collect();
+        let ids = self.names.select(keep.iter().copied());
+        self.fields = self.fields.select(&keep);
+        self.names = Names::None;
+        self.names.push(&ids, 0);
+        self.alive = all_ones(keep.len());
+        self.len = keep.len();
+        if let Some(attached) = &mut self.attached {
+            attached.rows = keep.partition_point(|row| *row < attached.rows);
+        }
+        keep
+    }
+}
