@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ def main() -> int:
     try:
         if command[1:2] == ["report"] and any(word.split("=")[0] == "--png" for word in command):
             return _picture(command[2:])
+        if command[1:2] == ["data"] and command[2:3] in (["inspect"], ["convert"], ["show"]):
+            return _records(command[2:])
         asked = _core.python_verb(command)
         return _core.cli(command) if asked is None else _python(json.loads(asked))
     except KeyboardInterrupt:
@@ -30,14 +33,30 @@ def _python(asked: dict[str, Any]) -> int:
     try:
         report = convert(asked["source"], to=asked["to"], shard_size=asked["shard_size"])
     except (PolmrsError, OSError) as error:
-        print(f"polmrs: {error}", file=sys.stderr)
-        codes = {UsageError: 2, StorageError: 4, NonFiniteError: 5, PolmrsError: 3}
-        return next((code for kind, code in codes.items() if isinstance(error, kind)), 4)
+        return _failed(error)
     if asked["json"]:
         print(json.dumps(report))
     else:
         print(f"{report['to']}: {report['tensors']} tensors in {len(report['files'])} file(s)")
     return 0
+
+
+def _records(arguments: list[str]) -> int:
+    """``polmrs data inspect | convert | show``."""
+    from polmrs.data.command import run
+
+    try:
+        print(run(arguments, color=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
+    except (PolmrsError, OSError) as error:
+        return _failed(error)
+    return 0
+
+
+def _failed(error: Exception) -> int:
+    """Says what went wrong, and gives the exit code of the native verbs."""
+    print(f"polmrs: {error}", file=sys.stderr)
+    codes = {UsageError: 2, StorageError: 4, NonFiniteError: 5, PolmrsError: 3}
+    return next((code for kind, code in codes.items() if isinstance(error, kind)), 4)
 
 
 def _picture(arguments: list[str]) -> int:

@@ -4,6 +4,7 @@ use clap::{Args as Group, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 #[derive(Debug, Group)]
+#[command(after_help = "The Python package also has inspect, convert and show, for records: polmrs data show --help")]
 pub(crate) struct Data {
     #[command(subcommand)]
     pub(crate) verb: DataVerb,
