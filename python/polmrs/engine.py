@@ -10,6 +10,7 @@ be called any number of times before a backward pass, and nothing overlaps with 
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -153,6 +154,27 @@ def threads(n: int | None, parameters: int, device: torch.device) -> Iterator[No
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def release(device: torch.device) -> None:
+    """Gives the memory of freed CPU tensors back to the system.
+
+    glibc keeps it, and gradients that come between activations split it: a step would peak at nearly a gigabyte more for
+    135 million parameters. Does nothing with another C library.
+    """
+    if device.type == "cpu" and _TRIM is not None:
+        _TRIM(0)
+
+
+def _trimmer() -> Any:
+    """The ``malloc_trim`` of glibc, or None."""
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return None
+
+
+_TRIM = _trimmer()
 
 
 def _shard(policy: Any) -> None:

@@ -3,7 +3,11 @@
 import torch
 from polmrs.data.ragged import Batch
 from polmrs.models import Policy
-from transformers import AutoConfig, AutoModelForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 SHAPE = {
     "hidden_size": 16,
@@ -48,3 +52,14 @@ def examples(n=8, seed=0, longest=9, sequences=1, vocabulary=50):
         rows = [row() for _ in range(sequences)]
         made.append(Batch.of(rows, [(torch.arange(len(one)) > len(one) // 3).float() for one in rows]))
     return made
+
+
+def tokenizer(letters="abcdefghijklmnopqrstuvwxyz0123456789 .,+=?#\n"):
+    """One token a character, with ids from 3 on; no token begins or ends a text."""
+    words = {"<pad>": 0, "<bos>": 1, "<eos>": 2} | {letter: 3 + i for i, letter in enumerate(letters)}
+    made = Tokenizer(WordLevel(words, unk_token="?"))
+    made.pre_tokenizer = Split("", "isolated")
+    made.decoder = Fuse()
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, clean_up_tokenization_spaces=False)
+    fast.add_special_tokens({"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"})
+    return fast

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -61,6 +64,9 @@ def load(
 ) -> Policy:
     """A policy from a folder or a name of the Hugging Face Hub. safetensors only; no code of the model's runs.
 
+    A folder of quantized weights, in any format that ``polmrs.merge`` reads, is loaded as the dense weights that its codes
+    stand for; they are written to a temporary folder for the time of loading.
+
     Args:
         model: The folder or name.
         head: ``Tokens()`` unless given. A head that the checkpoint lacks is drawn anew, from ``seed``.
@@ -91,10 +97,10 @@ def load(
     }[type(head)]
     asked: dict[str, Any] = {} if isinstance(head, Tokens) else {"num_labels": head.outputs}
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _dense(name) as folder:
             torch.manual_seed(seed)
             made, report = kind.from_pretrained(
-                name,
+                folder,
                 dtype="auto" if dtype is None else dtype,
                 attn_implementation=attention,
                 trust_remote_code=False,
@@ -164,6 +170,20 @@ def save(
     if out.exists():
         shutil.rmtree(out)
     partial.rename(out)
+
+
+@contextmanager
+def _dense(name: str) -> Iterator[str]:
+    """Where the model's dense weights are: there, or in a folder that is gone afterwards."""
+    file = Path(name) / "config.json"
+    if not file.is_file() or "quantization_config" not in json.loads(file.read_text(encoding="utf-8")):
+        yield name
+        return
+    from polmrs.merge import Passthrough, merge
+
+    with tempfile.TemporaryDirectory(prefix="polmrs-dense-") as home:
+        merge([name], method=Passthrough(), to=Path(home) / "model")
+        yield str(Path(home) / "model")
 
 
 def _expect_model(folder: Path) -> None:

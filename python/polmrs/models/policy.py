@@ -167,6 +167,18 @@ class Policy(nn.Module):
         finally:
             self._noise = 0.0
 
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Inside: no gradients, no dropout; training mode is as it was afterwards."""
+        training = [module for module in self.modules() if module.training]
+        self.eval()
+        try:
+            with torch.no_grad(), self._frozen_state():
+                yield
+        finally:
+            for module in training:
+                module.training = True
+
     def _frozen_state(self) -> Any:
         return nullcontext()
 

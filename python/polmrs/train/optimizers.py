@@ -6,16 +6,16 @@ arguments, checked against its signature. ``adamw`` differs from torch in one de
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
+from polmrs.config import nearest
 from polmrs.errors import ConfigError
 
 NAMES: dict[str, type[torch.optim.Optimizer]] = {
@@ -98,9 +98,3 @@ class Optim:
         kind: Any = NAMES[self.name]
         made: torch.optim.Optimizer = kind(groups, lr=lr, **options)
         return made
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word."""
-    close = difflib.get_close_matches(word, sorted(known), n=1)
-    return f"; the nearest is {close[0]!r}" if close else f"; known: {', '.join(sorted(known))}"

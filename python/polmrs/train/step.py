@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from polmrs.data.ragged import Batch
-from polmrs.engine import Engine, whole
+from polmrs.engine import TINY, Engine, release, whole
 from polmrs.errors import NonFiniteError, UsageError
 from polmrs.models import Policy
 from polmrs.train import checkpoint
@@ -53,6 +53,7 @@ class Stepper:
         self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, None: None}[precision]
         self.scaler = torch.amp.GradScaler(engine.device.type, enabled=precision == "fp16")
         self.decay = 0.0
+        self.large = sum(p.numel() for p in policy.parameters()) >= TINY
 
     def step(self, done: int, examples: Sequence[Batch]) -> Row:
         """One optimizer step; the row says what it saw."""
@@ -65,12 +66,14 @@ class Stepper:
         divisors = divisors_of(self.objective, micros, engine)
         shared = prepared(self.objective, self.policy, micros)
         optimizer.zero_grad(set_to_none=True)
+        self._release()
         sums = dict.fromkeys(divisors, 0.0)
         loss = 0.0
         for batch, counts in micros:
             with self._autocast():
                 terms = self.objective(self.policy, batch, shared, self.state)
             part = loss_of(self.objective, terms, divisors) * float(counts)
+            self._release()
             torch.autograd.backward(self.scaler.scale(part))
             if counts:
                 loss += float(part.detach())
@@ -79,6 +82,7 @@ class Stepper:
                 self._fail(done, "loss", loss, batch)
         loss, *summed = engine.sum([loss, *(sums[name] for name in sorted(sums))])
         engine.collect(self.training.modules.parameters())
+        self._release()
         self.scaler.unscale_(optimizer)
         norm = self._clipped()
         if not math.isfinite(norm) and not self.scaler.is_enabled():
@@ -102,6 +106,10 @@ class Stepper:
             if divisors[name]
         }
         return row | means if len(means) > 1 else row
+
+    def _release(self) -> None:
+        if self.large:
+            release(self.engine.device)
 
     def _clipped(self) -> float:
         gradients = [p.grad for p in self.training.modules.parameters() if p.grad is not None]

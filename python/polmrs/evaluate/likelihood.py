@@ -1,0 +1,104 @@
+r"""What a policy thinks of given text: loss and perplexity of examples, log-likelihoods of continuations.
+
+$$L = \frac{\sum_t w_t (-\log p_t)}{\sum_t w_t}, \qquad \mathrm{PPL} = e^L$$
+
+over the tokens that count. The standard error of L is that of a ratio of sums over examples,
+$$\frac{1}{W} \sqrt{\frac{n}{n - 1} \sum_i (\ell_i - L w_i)^2}$$, since tokens of one example hang together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from polmrs.data.ragged import Batch
+from polmrs.errors import UsageError
+from polmrs.models import Policy
+from polmrs.train.objective import split
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perplexity:
+    """Loss in nats a token, e to the power of it, and of how much."""
+
+    loss: float
+    perplexity: float
+    stderr: float
+    """Of the loss; NaN of a single example."""
+    tokens: float
+    """The sum of token weights."""
+
+
+def perplexity(policy: Policy, examples: Sequence[Batch], *, micro_tokens: int = 4096) -> Perplexity:
+    """The weighted mean loss over all examples.
+
+    Args:
+        policy: Of a language model.
+        examples: With weights on the tokens that count.
+        micro_tokens: Tokens of a forward pass. No result depends on it.
+
+    Raises:
+        UsageError: No token counts.
+
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> shape = {"hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
+    >>> policy = Policy(LlamaForCausalLM(LlamaConfig(vocab_size=32, num_hidden_layers=1, **shape)))
+    >>> 25 < perplexity(policy, [Batch.of([[1, 2, 3]]), Batch.of([[4, 5]])]).perplexity < 40
+    True
+    """
+    losses: list[float] = []
+    weights: list[float] = []
+    for batch, logps in _logps(policy, examples, micro_tokens):
+        for values, into in ((-logps * batch.weights, losses), (batch.weights.double(), weights)):
+            of_example = values.new_zeros(batch.examples).index_add(0, batch.example, batch.sums(values))
+            into += of_example.tolist()
+    total, n = math.fsum(weights), len(examples)
+    if not total:
+        raise UsageError("perplexity: no token counts")
+    loss = math.fsum(losses) / total
+    spread = math.fsum((one - loss * w) ** 2 for one, w in zip(losses, weights, strict=True))
+    stderr = math.sqrt(spread * n / (n - 1)) / total if n > 1 else math.nan
+    return Perplexity(loss=loss, perplexity=math.exp(min(loss, 700.0)), stderr=stderr, tokens=total)
+
+
+def likelihoods(
+    policy: Policy, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, micro_tokens: int = 4096
+) -> list[float]:
+    """The log-likelihood of each continuation after its context, in nats.
+
+    Args:
+        policy: Of a language model.
+        pairs: Context and continuation as token ids; neither is empty.
+        micro_tokens: Tokens of a forward pass.
+    """
+    found: list[float] = []
+    for batch, logps in _logps(policy, [pair_example(*pair) for pair in pairs], micro_tokens):
+        found += batch.sums(logps).tolist()
+    return found
+
+
+def pair_example(context: Sequence[int], continuation: Sequence[int]) -> Batch:
+    """An example in which the continuation counts.
+
+    >>> pair_example([1, 2], [3]).weights
+    tensor([0., 0., 1.])
+    """
+    if not len(context) or not len(continuation):
+        raise UsageError("continuation: context and continuation have tokens")
+    return Batch.of([[*context, *continuation]], [[0.0] * len(context) + [1.0] * len(continuation)])
+
+
+def _logps(policy: Policy, examples: Sequence[Batch], micro_tokens: int) -> list[tuple[Batch, Tensor]]:
+    if not len(examples):
+        raise UsageError("evaluate: there are no examples")
+    found = []
+    with policy.inference():
+        for batch, _ in split(examples, rank=0, world=1, micro_tokens=micro_tokens):
+            here = batch.to(policy.device)
+            found.append((batch, policy.logps(here).double().cpu()))
+    return found
