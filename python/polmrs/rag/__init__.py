@@ -1,4 +1,5 @@
-"""Retrieval: indexes of vectors and of words that are searched on the CPU, exactly or nearly so, and fast.
+"""Retrieval: indexes of vectors and of words that are searched on the CPU, exactly or nearly so, and fast; and what stands
+around them, from a text to an answer that cites it.
 
 >>> import numpy as np
 >>> from polmrs import rag
@@ -9,22 +10,35 @@
 """
 
 from polmrs.rag.bm25 import BM25, ENGLISH
+from polmrs.rag.chunking import Chunk, chunks, sentence_starts
+from polmrs.rag.embedding import Embedder
 from polmrs.rag.fusion import RRF, Fusion, WeightedSum, fuse, mmr
+from polmrs.rag.hybrid import Hybrid
 from polmrs.rag.index import Hits, Index
 from polmrs.rag.kinds import HNSW, Flat, Kind, Quantized
+from polmrs.rag.reading import Answer, Reader, Shown, read
 
 __all__ = [
     "BM25",
     "ENGLISH",
     "HNSW",
     "RRF",
+    "Answer",
+    "Chunk",
+    "Embedder",
     "Flat",
     "Fusion",
     "Hits",
+    "Hybrid",
     "Index",
     "Kind",
     "Quantized",
+    "Reader",
+    "Shown",
     "WeightedSum",
+    "chunks",
     "fuse",
     "mmr",
+    "read",
+    "sentence_starts",
 ]
