@@ -14,6 +14,7 @@
 
 pub mod chain;
 pub mod config;
+mod drawn;
 pub mod extra;
 mod least_squares;
 pub mod methods;

@@ -5,11 +5,10 @@
 //! equal steps; a bin's first and last rank bound the thresholds of its elements, which decides nearly all of the others.
 //! The rest are ranked one by one, by counting. Where too many are left (most of a row in one bin), the row is sorted.
 
-use crate::select::count_equal;
 use polmrs_core::{philox, simd};
 
 /// Steps between 0 and the largest magnitude of a row.
-const BINS: usize = 512;
+const BINS: usize = 256;
 const SIGN: u32 = 0x8000_0000;
 const INFINITY: u32 = 0x7f80_0000;
 
@@ -34,7 +33,7 @@ impl Odds {
 #[derive(Default)]
 pub(crate) struct Scratch {
     order: Vec<u64>,
-    bins: Vec<u16>,
+    bins: Vec<u8>,
     kept: Vec<f32>,
     doubts: Vec<u8>,
 }
@@ -88,9 +87,7 @@ fn by_bins(row: &mut [f32], words: &[u32], odds: Odds, scratch: &mut Scratch) ->
             continue;
         }
         for at in (start..).zip(doubts).filter(|(_, doubt)| **doubt != 0).map(|(at, _)| at) {
-            let bits = row[at].to_bits() & !SIGN;
-            let rank = count_below(row, bits) + count_equal(&row[at + 1..], bits);
-            if u64::from(words[at]) < philox::threshold(odds.at(rank, last)) {
+            if u64::from(words[at]) < philox::threshold(odds.at(rank(row, at), last)) {
                 kept[at] = row[at];
             }
         }
@@ -100,15 +97,15 @@ fn by_bins(row: &mut [f32], words: &[u32], odds: Odds, scratch: &mut Scratch) ->
 }
 
 /// How many elements each bin has. Neighbours often share a bin, so four counters take turns.
-fn counts(bins: &[u16]) -> [u32; BINS] {
+fn counts(bins: &[u8]) -> [u32; BINS] {
     let mut counts = [[0u32; BINS]; 4];
     let (fours, rest) = bins.as_chunks::<4>();
     for four in fours {
         for (counts, bin) in counts.iter_mut().zip(four) {
-            counts[usize::from(*bin) % BINS] += 1;
+            counts[usize::from(*bin)] += 1;
         }
     }
-    rest.iter().for_each(|bin| counts[0][usize::from(*bin) % BINS] += 1);
+    rest.iter().for_each(|bin| counts[0][usize::from(*bin)] += 1);
     std::array::from_fn(|bin| counts.iter().map(|counts| counts[bin]).sum())
 }
 
@@ -140,13 +137,13 @@ simd! {
     /// Keeps the elements whose words are below the least threshold of their bins, marks those that are below the
     /// greatest only, and counts them.
     fn decide(
-        row: &[f32], words: &[u32], bins: &[u16], low: &[u32; BINS], high: &[u32; BINS],
+        row: &[f32], words: &[u32], bins: &[u8], low: &[u32; BINS], high: &[u32; BINS],
         kept: &mut [f32], doubts: &mut [u8],
     ) -> u32 {
         let mut count = 0;
         let results = kept.iter_mut().zip(doubts.iter_mut());
         for (((kept, doubt), (x, word)), bin) in results.zip(row.iter().zip(words)).zip(bins) {
-            let bin = usize::from(*bin) % BINS;
+            let bin = usize::from(*bin);
             *kept = if *word < low[bin] { *x } else { 0.0 };
             *doubt = u8::from(*word >= low[bin]) & u8::from(*word < high[bin]) & u8::from(*x != 0.0);
             count += u32::from(*doubt);
@@ -165,16 +162,22 @@ simd! {
 simd! {
     /// Every element's bin. Larger magnitudes never have smaller bins: rounding is monotone. A number next to 2^23 has its
     /// whole part in the lowest bits.
-    fn find_bins(row: &[f32], scale: f32, bins: &mut [u16]) {
+    fn find_bins(row: &[f32], scale: f32, bins: &mut [u8]) {
         for (bin, x) in bins.iter_mut().zip(row) {
-            *bin = (x.abs() * scale + (1 << 23) as f32).to_bits() as u16;
+            *bin = (x.abs() * scale + (1 << 23) as f32).to_bits() as u8;
         }
     }
 }
 
 simd! {
-    fn count_below(row: &[f32], bits: u32) -> u64 {
-        row.chunks(1 << 20).map(|x| u64::from(x.iter().map(|x| u32::from(x.to_bits() & !SIGN < bits)).sum::<u32>())).sum()
+    /// The rank of the element at `at`, by counting.
+    fn rank(row: &[f32], at: usize) -> u64 {
+        let own = row[at].to_bits() & !SIGN;
+        let count = |values: &[f32], below: u32| -> u64 {
+            let less = |x: &f32| u32::from(x.to_bits() & !SIGN < below);
+            values.chunks(1 << 20).map(|values| u64::from(values.iter().map(less).sum::<u32>())).sum()
+        };
+        count(&row[..at], own) + count(&row[at + 1..], own + 1)
     }
 }
 

@@ -10,12 +10,14 @@
 //! Of equal magnitudes, the lowest index counts as the larger; over a whole model, tensors come in the order of its
 //! checkpoint.
 
+use crate::drawn::Drawn;
 use crate::rank_draw::{self, Odds};
 use crate::ranking::{Answers, Chosen, Count, Query, Streams, choose, choose_over_model};
 use crate::spec::Tensor;
 use polmrs_core::philox::{self, Key};
 use polmrs_core::{Error, Result, simd};
 use polmrs_engine::{Block, Grain, Later, Stage};
+use std::cell::RefCell;
 
 /// Zeroes the elements of one model's task vector that are not kept.
 #[derive(Clone)]
@@ -25,12 +27,32 @@ pub(crate) enum Dropper {
     Largest(Chosen),
     Band { largest: Chosen, outliers: Chosen },
     AtRandom { key: Key, threshold: u64 },
-    ByRank { key: Key, columns: usize, odds: Odds },
+    ByRank { key: Key, columns: usize, odds: Odds, drawn: Drawn },
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+#[derive(Default)]
+struct Scratch {
+    words: Vec<u32>,
+    ranks: rank_draw::Scratch,
+}
+
+impl Scratch {
+    /// Random words for elements `first ..` of a tensor.
+    fn draw(&mut self, key: Key, first: u64, len: usize) -> &[u32] {
+        self.words.resize(len, 0);
+        philox::fill(key, first, &mut self.words);
+        &self.words
+    }
 }
 
 impl Dropper {
     /// Applies to elements `at ..` of the block, a stretch that starts on a multiple of 64 within it.
-    pub(crate) fn apply(&self, block: &Block<'_>, at: usize, delta: &mut [f32], words: &mut Vec<u32>) -> Result<()> {
+    pub(crate) fn apply(&self, block: &Block<'_>, at: usize, delta: &mut [f32]) -> Result<()> {
+        let first = block.element + at as u64;
         match self {
             Dropper::Keep => {}
             Dropper::Zero => delta.fill(0.0),
@@ -41,20 +63,26 @@ impl Dropper {
                 inner.remove(delta);
             }
             Dropper::AtRandom { key, threshold } => {
-                words.resize(delta.len(), 0);
-                philox::fill(*key, block.element + at as u64, words);
-                keep_drawn(delta, words, *threshold);
+                SCRATCH
+                    .with_borrow_mut(|scratch| keep_drawn(delta, scratch.draw(*key, first, delta.len()), *threshold));
             }
-            Dropper::ByRank { key, columns, odds } => {
-                words.resize(delta.len(), 0);
-                philox::fill(*key, block.element + at as u64, words);
-                let mut scratch = rank_draw::Scratch::default();
+            Dropper::ByRank { drawn, key, .. } if drawn.take((*key, first), delta) => {}
+            Dropper::ByRank { key, columns, odds, .. } => SCRATCH.with_borrow_mut(|scratch| {
+                scratch.draw(*key, first, delta.len());
+                let Scratch { words, ranks } = scratch;
                 for (row, words) in delta.chunks_mut(*columns).zip(words.chunks(*columns)) {
-                    rank_draw::keep(row, words, *odds, &mut scratch);
+                    rank_draw::keep(row, words, *odds, ranks);
                 }
-            }
+            }),
         }
         Ok(())
+    }
+
+    /// Remembers what was kept of a whole block, for the next time that it is applied there, if finding it was dear.
+    pub(crate) fn remember(&self, block: &Block<'_>, kept: &[f32]) {
+        if let Dropper::ByRank { key, drawn, .. } = self {
+            drawn.put((*key, block.element), kept);
+        }
     }
 
     /// Whether it must see a whole block at once, because it counts along it.
@@ -159,7 +187,8 @@ pub(crate) fn by_rank(tensor: &Tensor<'_>, densities: &[f64], epsilons: &[f64], 
     let columns = tensor.columns.max(1) as usize;
     let draw = |(model, (density, epsilon)): (usize, (&f64, &f64))| {
         let odds = Odds { lowest: density - epsilon, spread: 2.0 * epsilon, expected };
-        plain(*density).unwrap_or(Dropper::ByRank { key: key(tensor, "della", model), columns, odds })
+        let drawn = tensor.whole_model.share::<Drawn>();
+        plain(*density).unwrap_or(Dropper::ByRank { key: key(tensor, "della", model), columns, odds, drawn })
     };
     densities.iter().zip(epsilons).enumerate().map(draw).collect()
 }

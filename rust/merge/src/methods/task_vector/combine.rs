@@ -97,14 +97,13 @@ impl Combination {
         let base = block.input(0);
         let whole = self.droppers.iter().any(Dropper::needs_whole_block);
         let stretch = if whole { base.len() } else { STRETCH };
-        let mut deltas = vec![vec![0.0; stretch.min(base.len())]; self.weights.len()];
-        let mut words = Vec::new();
+        let mut deltas: Vec<_> = self.weights.iter().map(|_| block.scratch(stretch.min(base.len()))).collect();
         for at in (0..base.len()).step_by(stretch.max(1)) {
             let end = base.len().min(at + stretch);
             for (model, delta) in deltas.iter_mut().enumerate() {
-                delta.resize(end - at, 0.0);
+                let delta = &mut delta[..end - at];
                 subtract(delta, &block.input(model + 1)[at..end], &base[at..end]);
-                self.droppers[model].apply(block, at, delta, &mut words)?;
+                self.droppers[model].apply(block, at, delta)?;
                 scale(delta, factors[model], self.weights[model]);
             }
             for start in (at..end).step_by(STRETCH) {

@@ -173,11 +173,11 @@ fn l1_factors(droppers: &[Dropper], grain: Grain, stages: &mut Vec<Stage>) -> La
         move || vec![Ordered::<2>::default(); models],
         move |sums, block| {
             let mut delta = block.scratch(block.input(0).len());
-            let mut words = Vec::new();
             for (model, (dropper, sums)) in droppers.iter().zip(sums.iter_mut()).enumerate() {
                 subtract(&mut delta, block.input(model + 1), block.input(0));
                 let before = sum_abs(&delta);
-                dropper.apply(block, 0, &mut delta, &mut words)?;
+                dropper.apply(block, 0, &mut delta)?;
+                dropper.remember(block, &delta);
                 sums.push(block.ordinal, [before, sum_abs(&delta)]);
             }
             Ok(())
