@@ -95,7 +95,7 @@ def main() -> int:
     OUT.mkdir(parents=True, exist_ok=True)
     parts: dict[str, Callable[[], bool]] = {name: partial(speed, name, args) for name in METHODS}
     parts |= {"memory": partial(memory, args.out), "bounded": partial(bounded, args.out)}
-    parts |= {"start": partial(start, args.out)}
+    parts |= {"safety": partial(safety, args.reps, args.out), "start": partial(start, args.out)}
     names = [args.only] if args.only else list(parts)
     kept = [parts[name]() for name in names]
     shutil.rmtree(OUT)
@@ -105,7 +105,7 @@ def main() -> int:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Time and memory of polmrs merge.")
     parser.add_argument(
-        "--only", choices=[*METHODS, "memory", "bounded", "start"], help="one part [default: all]"
+        "--only", choices=[*METHODS, "memory", "bounded", "safety", "start"], help="one part [default: all]"
     )
     parser.add_argument("--no-peers", action="store_true", help="leave mergekit out")
     parser.add_argument("--reps", type=int, default=5, help="runs of ours and of the copy limit [default: 5]")
@@ -289,6 +289,39 @@ def bounded(out: Path) -> bool:
         )
     settle()
     return kept
+
+
+def safety(reps: int, out: Path) -> bool:
+    """What it costs to be able to go on, to read the result back, and to report, beside a run that never syncs."""
+    models = LLAMA.models()
+    config = OUT / "linear.yml"
+    config.write_text(yaml("linear", models))
+    merge: Command = [POLMRS, "merge", config, OUT / "ours", "--threads", str(THREADS), "--quiet"]
+    never: Command = [*merge, "--sync-every", "1TB"]
+    ways: dict[str, Command] = {
+        "never": never,
+        "journal": merge,
+        "verify": [*never, "--verify"],
+        "report": [*never, "--report"],
+    }
+    runs: dict[str, list[Run]] = {way: [] for way in ways}
+    warm([folder / "model.safetensors" for folder in models[1:]])
+    for _ in range(reps):
+        for way, command in ways.items():
+            settle()
+            runs[way].append(measured(command))
+    plain = Run.median(runs.pop("never"))
+    for way, its in runs.items():
+        run = Run.median(its)
+        ratio = run.wall / plain.wall
+        print(
+            f"linear with {way}: {run.wall:.2f} s, {ratio:.2f} times a run that never syncs ({plain.wall:.2f} s)"
+        )
+        size = f"506M x {len(models) - 1}"
+        line = Measurement(name=f"merge.safety.{way}", size=size, median=run.wall, unit="s", cpu=run.cpu)
+        against(out, line, "never syncs", None, plain, ratio)
+    settle()
+    return True
 
 
 def size_of(checkpoint: Checkpoint, inputs: int) -> str:
