@@ -12,7 +12,7 @@ BIN := .venv/bin
 RUST := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
 PEERS := $(patsubst peers/%.txt,%,$(wildcard peers/*.txt))
 # Small enough for every run of the tests.
-LIGHT := $(filter mergekit xllamacpp rouge-score bm25s,$(PEERS))
+LIGHT := $(filter mergekit xllamacpp rouge-score bm25s langchain,$(PEERS))
 
 export PYTHON
 export VIRTUAL_ENV := $(CURDIR)/.venv
