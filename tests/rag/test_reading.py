@@ -1,5 +1,8 @@
 """Retrieve, then read: what is shown, what is cited, and that the trace is exact."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -124,3 +127,10 @@ def test_bad_calls_are_refused():
 
     with pytest.raises(UsageError, match="does not hold the passages as they are"):
         rag.read("?", HITS, Lossy(""), texts=TEXTS)
+
+
+def test_the_example_of_the_page_runs(capsys):
+    page = (Path(__file__).parents[2] / "docs/retrieval.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    exec(compile(block, "docs/retrieval.md", "exec"), {})
+    assert "Ada Lovelace did [1]. [('ada:0'" in capsys.readouterr().out
