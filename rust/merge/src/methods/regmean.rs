@@ -5,9 +5,10 @@
 //! W   = (sum_i w_i W_i G_i) (sum_i w_i G_i)⁻¹                    W_i: [out, in]
 //! ```
 //! `X_iᵀX_i` is the tensor `W::gram` of the model's statistics file, a sum over its tokens. Tensors that no file has are
-//! averaged by the weights, as in the paper. We add `ridge` times the mean of all diagonals to every diagonal, so that
-//! inputs that never occurred get the average rather than a division by zero. Solved by Cholesky decomposition in f64, a
-//! whole layer at a time.
+//! averaged by the weights, as in the paper. The `alpha` of the authors' code is 1 by default, 0.1 in most experiments on
+//! DeBERTa, RoBERTa and T5, and 0.9 in one and in its notebook, which is ours. We add `ridge` times the mean of all diagonals
+//! to every diagonal, so that inputs that never occurred get the average rather than a division by zero. Solved by Cholesky
+//! decomposition in f64, a whole layer at a time.
 
 use super::fisher::average_weight;
 use crate::least_squares::{Gram, solve};
