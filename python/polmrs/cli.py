@@ -1,6 +1,7 @@
 """One command, two doors: native verbs run the same code as the standalone binary, the others run here."""
 
 import argparse
+import importlib
 import json
 import os
 import sys
@@ -19,7 +20,14 @@ def main() -> int:
         if command[1:2] == ["report"] and any(word.split("=")[0] == "--png" for word in command):
             return _picture(command[2:])
         if command[1:2] == ["data"] and command[2:3] in (["inspect"], ["convert"], ["show"]):
-            return _records(command[2:])
+            return _printed("polmrs.data.command", command[2:])
+        if command[1:2] == ["train"]:
+            return _printed("polmrs.train.command", command[2:])
+        if command[1:3] == ["schema", "train"]:
+            from polmrs.train.command import schema
+
+            print(schema(command[3:]))
+            return 0
         asked = _core.python_verb(command)
         return _core.cli(command) if asked is None else _python(json.loads(asked))
     except KeyboardInterrupt:
@@ -41,14 +49,16 @@ def _python(asked: dict[str, Any]) -> int:
     return 0
 
 
-def _records(arguments: list[str]) -> int:
-    """``polmrs data inspect | convert | show``."""
-    from polmrs.data.command import run
-
+def _printed(module: str, arguments: list[str]) -> int:
+    """A verb of Python whose module has ``run``: prints what that gives."""
     try:
+        run = importlib.import_module(module).run
         print(run(arguments, color=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
     except (PolmrsError, OSError) as error:
         return _failed(error)
+    except ModuleNotFoundError as error:
+        print(f"polmrs: this needs {error.name}: pip install 'polmrs[train]'", file=sys.stderr)
+        return 1
     return 0
 
 

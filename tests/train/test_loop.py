@@ -315,6 +315,15 @@ def test_an_unknown_option_names_the_nearest():
         Optim(options={"beta": 0.9})
 
 
+def test_a_term_cannot_have_the_name_of_a_metric():
+    class Step(SFT):
+        def weights(self, batch):
+            return {"step": 1.0}
+
+    with pytest.raises(UsageError, match=r"step.* cannot be names of terms"):
+        fit(policy(), [DATA], Step(), steps=1, lr=0.1)
+
+
 def test_a_step_in_which_nothing_counts_is_refused():
     with pytest.raises(UsageError, match="no token or sequence of the step counts"):
         fit(policy(), [[Batch.of([[1, 2]], [[0, 0]])]], SFT(), steps=1, lr=0.1)

@@ -41,7 +41,7 @@ class ProcessReward:
     def weights(self, batch: Batch) -> Mapping[str, float]:
         """The number of steps."""
         steps = float((_labels(batch) >= 0).sum())
-        return {"step": steps, "accuracy": steps}
+        return {"cross_entropy": steps, "accuracy": steps}
 
     def __call__(self, policy: Policy, batch: Batch, shared: Any, state: Any) -> dict[str, Tensor]:
         """Sums over steps."""
@@ -50,7 +50,7 @@ class ProcessReward:
         logit = step_logits(policy, batch, at)
         right = labels[at].to(logit.dtype)
         loss = -(right * logsigmoid(logit) + (1 - right) * logsigmoid(-logit))
-        return {"step": loss.sum(), "accuracy": ((logit > 0) == (right > 0.5)).sum()}
+        return {"cross_entropy": loss.sum(), "accuracy": ((logit > 0) == (right > 0.5)).sum()}
 
 
 def step_logits(policy: Policy, batch: Batch, at: Tensor) -> Tensor:

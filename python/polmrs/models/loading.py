@@ -84,18 +84,11 @@ def load(
     ...
     polmrs.errors.NotFoundError: model: /nowhere is no folder with a config.json
     """
-    import transformers as hf
-
     name = os.fspath(model)
     if Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1 or Path(name).is_dir():
         _expect_model(Path(name))
     head = head or Tokens()
-    kind: Any = {
-        Tokens: hf.AutoModelForCausalLM,
-        Scores: hf.AutoModelForSequenceClassification,
-        StepScores: hf.AutoModelForTokenClassification,
-    }[type(head)]
-    asked: dict[str, Any] = {} if isinstance(head, Tokens) else {"num_labels": head.outputs}
+    kind, asked = auto_class(head)
     try:
         with torch.random.fork_rng(devices=[]), _dense(name) as folder:
             torch.manual_seed(seed)
@@ -117,6 +110,18 @@ def load(
         keys = sorted(missing or report["missing_keys"])
         raise CheckpointError(f"model: {name} lacks {len(keys)} weights, {keys[0]} the first")
     return Policy(made, tokenizer(name), door=door)
+
+
+def auto_class(head: Head) -> tuple[Any, dict[str, Any]]:
+    """The class of transformers that has such a head, and what its configuration says of it."""
+    import transformers as hf
+
+    kind: Any = {
+        Tokens: hf.AutoModelForCausalLM,
+        Scores: hf.AutoModelForSequenceClassification,
+        StepScores: hf.AutoModelForTokenClassification,
+    }[type(head)]
+    return kind, {} if isinstance(head, Tokens) else {"num_labels": head.outputs}
 
 
 def tokenizer(name: str) -> Any:

@@ -24,6 +24,9 @@ from polmrs.models import Policy
 Tensor = torch.Tensor
 Terms = Mapping[str, Tensor]
 
+RESERVED = {"step", "loss", "grad_norm", "lr", "tokens", "seconds"}
+"""What every row of metrics has."""
+
 
 class Objective(Protocol):
     """A loss as named terms. Optional, where the class has them:
@@ -49,8 +52,12 @@ def coefficients(objective: Objective, terms: Sequence[str]) -> dict[str, float]
     """The factor of each term in the loss.
 
     Raises:
-        UsageError: The objective has a factor for a term that it does not compute.
+        UsageError: The objective has a factor for a term that it does not compute, or a term with the name of a metric.
     """
+    if taken := RESERVED & set(terms):
+        raise UsageError(
+            f"{type(objective).__name__}: {sorted(taken)} cannot be names of terms; metrics have them already"
+        )
     given: Mapping[str, float] = getattr(objective, "coefficients", {})
     if unknown := set(given) - set(terms):
         raise UsageError(
