@@ -35,6 +35,30 @@ class merge:
         progress: Callable[[int, int], object] | None,
     ) -> str: ...
     @staticmethod
+    def greedy_recipe(
+        count: int, maximize: bool, score: Callable[[list[int]], float]
+    ) -> tuple[list[int], float, list[tuple[int, float, float, bool]]]: ...
+    @staticmethod
+    def soup_folder(
+        models: list[str],
+        to: str,
+        *,
+        score: Callable[..., Any] | str | Sequence[str],
+        maximize: bool,
+        dtype: str | None,
+        out_dtype: str | None,
+        threads: int | None,
+        shard_size: int,
+        overwrite: bool,
+        resume: bool,
+        sync_every: int,
+        verify: bool,
+        report: bool,
+        max_memory: int | None,
+        allow_nonfinite: bool,
+        progress: Callable[[int, int], object] | None,
+    ) -> str: ...
+    @staticmethod
     def sweep_folder(
         config: str,
         origin: str,

@@ -52,6 +52,29 @@ def llamas(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def bases(llamas, tmp_path_factory):
+    """A tiny Llama and tiny GPT-2s, with a tied head and without."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    home = tmp_path_factory.mktemp("bases")
+    torch.manual_seed(1)
+    for name, tied in (("gpt2", True), ("gpt2 untied", False)):
+        config = GPT2Config(
+            vocab_size=48,
+            n_positions=16,
+            n_embd=24,
+            n_layer=2,
+            n_head=2,
+            tie_word_embeddings=tied,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+        GPT2LMHeadModel(config).save_pretrained(home / name)
+    (home / "llama").symlink_to(llamas / "base")
+    return home
+
+
+@pytest.fixture(scope="session")
 def polmrs():
     """Runs the command line; gives its exit code and what it printed."""
 

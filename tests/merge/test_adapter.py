@@ -6,11 +6,12 @@ import subprocess
 import polmrs.merge as pm
 import pytest
 import torch
+from merge.lora import train
 from merge.made import same_bits, ulps
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from polmrs.errors import CheckpointError, NotFoundError, UsageError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 LINEAR = ["q_proj", "v_proj", "down_proj"]
@@ -41,41 +42,6 @@ CASES = {
     "gpt2 embedding": ("gpt2", {"target_modules": ["wte", "wpe", "c_attn"]}),
     "gpt2 square": ("gpt2 untied", {"target_modules": ["attn.c_proj", "c_fc", "lm_head"]}),
 }
-
-
-@pytest.fixture(scope="module")
-def bases(llamas, tmp_path_factory):
-    """A tiny Llama and tiny GPT-2s, with a tied head and without."""
-    home = tmp_path_factory.mktemp("bases")
-    torch.manual_seed(1)
-    for name, tied in (("gpt2", True), ("gpt2 untied", False)):
-        config = GPT2Config(
-            vocab_size=48,
-            n_positions=16,
-            n_embd=24,
-            n_layer=2,
-            n_head=2,
-            tie_word_embeddings=tied,
-            bos_token_id=1,
-            eos_token_id=2,
-        )
-        GPT2LMHeadModel(config).save_pretrained(home / name)
-    (home / "llama").symlink_to(llamas / "base")
-    return home
-
-
-def train(base, to, seed=0, **settings):
-    """Saves an adapter whose every trainable number has moved."""
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base), LoraConfig(**({"r": 4, "lora_alpha": 6} | settings))
-    )
-    random = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter += torch.randn(parameter.shape, generator=random) * 0.05
-    model.save_pretrained(to)
-    return to
 
 
 def merged_by_peft(base, adapter, dtype):
@@ -211,7 +177,7 @@ def test_what_is_not_read_is_refused_by_name(bases, tmp_path):
 def test_an_adapter_is_no_model_and_its_folder_is_kept(bases, tmp_path):
     adapter = train(bases / "llama", tmp_path / "adapter", target_modules=["q_proj"])
     with pytest.raises(CheckpointError, match=r"is an adapter, not a model; write 'MODEL\+"):
-        merged(adapter, tmp_path / "out")
+        merged(f"{adapter}+{adapter}", tmp_path / "out")
     with pytest.raises(UsageError, match="is also the input"):
         merged(f"{bases / 'llama'}+{adapter}", adapter, overwrite=True)
 

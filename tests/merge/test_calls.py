@@ -222,7 +222,7 @@ def test_paths_need_a_folder_to_write_and_a_method():
     with pytest.raises(UsageError, match="method: missing"):
         pm.merge(["a", "b"], to="out")
     with pytest.raises(
-        UsageError, match="a configuration file says the base, the method and the dtypes itself"
+        UsageError, match="a configuration file says the base, the method and all else itself"
     ):
         pm.merge("c.yml", to="out", method=pm.Linear())
     with pytest.raises(ConfigError, match="the same model is given twice"):

@@ -1,6 +1,8 @@
 """Greedy soup: models averaged one by one, as long as a score does not fall."""
 
 import itertools
+import json
+import sys
 
 import polmrs.merge as pm
 import pytest
@@ -9,6 +11,20 @@ from merge.made import fine_tunes, folder, same_bits, weights
 from polmrs.errors import OutputExistsError, UsageError
 
 pytestmark = pytest.mark.method("merge.soup")
+
+# Scores by the distance from the model `target`, after writing down who was scored and how many averages there are.
+SCORER = """
+import sys
+from pathlib import Path
+from safetensors.numpy import load_file
+model = Path(sys.argv[1])
+with open("log", "a") as log:
+    print(model.name, file=log)
+with open("copies", "a") as log:
+    print(len(list(Path("soup.partial").rglob("model.safetensors"))), file=log)
+ours, target = (load_file(path / "model.safetensors")["w"].astype("float64") for path in (model, Path("target")))
+print(((ours - target) ** 2).mean())
+"""
 
 
 def candidates(count=5, dtype=torch.float32):
@@ -87,18 +103,77 @@ def test_folders_give_the_same_soup_and_leave_nothing_else(tmp_path):
     assert len(calls) == 9
 
 
-def test_a_score_that_raises_leaves_nothing(tmp_path):
-    _, models = candidates()
+def test_a_score_that_raises_leaves_what_was_scored_and_resume_goes_on(tmp_path):
+    base, models = candidates()
     folders = [folder(tmp_path / name, tensors) for name, tensors in models.items()]
+    calls = []
 
-    def score(path):
-        if path not in folders:
+    def score(path, broken):
+        calls.append(path)
+        if broken and path not in folders:
             raise ZeroDivisionError
-        return 1.0
+        return nearness(base)(weights(path))
 
     with pytest.raises(ZeroDivisionError):
-        pm.greedy_soup(folders, score=score, to=tmp_path / "soup")
-    assert {path.name for path in tmp_path.iterdir()} == set(models)
+        pm.greedy_soup(folders, score=lambda path: score(path, True), to=tmp_path / "soup")
+    assert len(calls) == 6
+    assert {path.name for path in tmp_path.iterdir()} == {*models, "soup.partial"}
+    soup = pm.greedy_soup(folders, score=lambda path: score(path, False), to=tmp_path / "soup", resume=True)
+    assert len(calls) == 6 + 4
+    assert soup == pm.greedy_soup(
+        folders, score=lambda path: score(path, False), to=tmp_path / "soup", overwrite=True
+    )
+    with pytest.raises(ZeroDivisionError):
+        pm.greedy_soup(folders, score=lambda path: 1 / 0, to=tmp_path / "other")
+    assert not (tmp_path / "other.partial").exists()
+
+
+def test_the_command_line_makes_the_same_soup(tmp_path, polmrs):
+    base, models = candidates()
+    folders = [folder(tmp_path / name, tensors) for name, tensors in models.items()]
+    folder(tmp_path / "target", {"w": base})
+    (tmp_path / "score.py").write_text(SCORER)
+    command = f"'{sys.executable}' score.py {{out}}"
+    args = ["soup", *models, "--to", "soup", "--score", command, "--minimize"]
+    ran = polmrs(*args, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    inside = pm.greedy_soup(models, score=nearness(base))
+    assert same_bits(weights(tmp_path / "soup")["w"], inside.merged["w"])
+    table = json.loads((tmp_path / "soup" / "polmrs_soup.json").read_text())
+    assert table["members"] == list(inside.members)
+    assert [row["kept"] for row in table["tried"]] == [one.kept for one in inside.tried]
+    head, *rows, last = ran.stdout.splitlines()
+    assert head.split() == ["model", "alone", "with", "it"]
+    assert sum(row.endswith("kept") for row in rows) == 4
+    assert last.startswith("soup: the average of 4 of 5, score ")
+    assert "1 of 9: m0: " in ran.stderr
+    assert max(map(int, (tmp_path / "copies").read_text().split())) == 2
+    assert (tmp_path / "log").read_text().split() == [*models, *"5678"]
+    assert polmrs(*args, cwd=tmp_path).returncode == 3  # it is there
+    assert folders[0].exists()
+
+
+def test_a_uniform_soup_is_the_average_of_all(tmp_path, polmrs):
+    _, models = candidates()
+    for name, tensors in models.items():
+        folder(tmp_path / name, tensors)
+    ran = polmrs("soup", *models, "--to", "soup", "--uniform", "--out-dtype", "bfloat16", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    average = pm.merge(models, method=pm.Linear(), out_dtype="bfloat16")
+    assert same_bits(weights(tmp_path / "soup")["w"], average["w"])
+    for words, message in [
+        (["--uniform", "--score", "x {out}"], "cannot be used with"),
+        ([], "--uniform"),
+        (["--score", "x {out}"], "say --maximize or --minimize"),
+        (["--score", "x {out}", "--maximize", "--dtype", "int4"], "not one of float8_e4m3fn, "),
+    ]:
+        ran = polmrs("soup", *models, "--to", "other", *words, cwd=tmp_path)
+        assert ran.returncode == 2
+        assert message in ran.stderr
+    ran = polmrs("soup", "m0", "m0", "--to", "m0", "--uniform", cwd=tmp_path)
+    assert "'m0' is given twice" in ran.stderr
+    ran = polmrs("soup", "m0", "m1", "--to", "m0", "--uniform", "--overwrite", cwd=tmp_path)
+    assert "m0: is also the input 'm0'" in ran.stderr
 
 
 def test_slips_are_refused():

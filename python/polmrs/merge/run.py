@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import Any, Literal, TypeAlias, overload
 
 from polmrs import _core
 from polmrs._tensor import Array, from_bits, is_torch, to_bits
@@ -19,6 +19,9 @@ StateDict: TypeAlias = Mapping[str, Array]
 
 Progress: TypeAlias = Callable[[int, int], object]
 """Called a few times a second with (done, total), in bytes."""
+
+Combination: TypeAlias = Literal["svd", "cat"]
+"""What the factors of a merged adapter are made of: the nearest product of a rank, or the adapters' own side by side."""
 
 Function: TypeAlias = tuple[str, Callable[..., Any]]
 """The grain of a ``Custom`` method, and its function."""
@@ -33,6 +36,8 @@ def merge(
     method: Method | None = None,
     dtype: str | None = None,
     out_dtype: str | None = None,
+    combination_type: Combination | None = None,
+    svd_rank: int | None = None,
     seed: int = 0,
     threads: int | None = None,
     shard_size: int = 5_000_000_000,
@@ -72,6 +77,8 @@ def merge(
     to: str | PathLike[str] | None = None,
     dtype: str | None = None,
     out_dtype: str | None = None,
+    combination_type: Combination | None = None,
+    svd_rank: int | None = None,
     seed: int = 0,
     threads: int | None = None,
     shard_size: int = 5_000_000_000,
@@ -89,6 +96,7 @@ def merge(
     ``models`` is one of:
 
     * a sequence of model folders (or .safetensors files), merged by ``method`` into the folder ``to``;
+    * a sequence of peft LoRA adapters alone, merged into an adapter without reading a model;
     * the path of a mergekit configuration, merged into ``to``;
     * ``{name: state dict}``, merged in memory; tensors are read in place and the result is new.
 
@@ -96,6 +104,9 @@ def merge(
     first, ``out_dtype`` that of the result (both default to the inputs'); arithmetic is in f32. ``seed`` decides random
     masks: the same seed gives the same bits for any number of threads. Memory stays bounded by buffers, about 300 MB;
     ``max_memory`` sets another bound, in bytes, and refuses a method that needs more for one tensor.
+
+    The factors of a merged adapter are of rank ``svd_rank``, which is the largest of the inputs' if it is not given; with
+    ``combination_type="cat"``, for linear methods, they are all inputs' factors side by side, and nothing is lost.
 
     A merge into a folder that was interrupted leaves ``TO.partial``. With ``resume`` the next one goes on from there, at
     most ``sync_every`` bytes back, to the same bits; without, it starts over. ``verify`` reads the result back and
@@ -116,6 +127,8 @@ def merge(
         if to is not None:
             raise UsageError("to: state dicts merge in memory; save the result, or pass paths")
         state_dicts = _with_base(models, base)
+        if (combination_type, svd_rank) != (None, None):
+            raise UsageError("combination_type, svd_rank: are for adapters; state dicts merge as models")
         config = _config(list(models), _base_name(base), method, dtype, out_dtype)
         function = _function(method)
         return _merge_arrays(
@@ -123,7 +136,7 @@ def merge(
         )
     if to is None:
         raise UsageError("to: a merge of paths needs a folder to write")
-    text, origin = source(models, base, method, dtype, out_dtype)
+    text, origin = source(models, base, method, dtype, out_dtype, combination_type, svd_rank)
     done: dict[str, Any] = json.loads(
         _core.merge.merge_folder(
             text,
@@ -153,13 +166,15 @@ def plan(
     method: Method | None = None,
     dtype: str | None = None,
     out_dtype: str | None = None,
+    combination_type: Combination | None = None,
+    svd_rank: int | None = None,
     seed: int = 0,
     threads: int | None = None,
     shard_size: int = 5_000_000_000,
     max_memory: int | None = None,
 ) -> dict[str, Any]:
     """What ``merge`` of the same arguments will read, write and need (``polmrs.plan/1``), from headers alone."""
-    text, origin = source(models, base, method, dtype, out_dtype)
+    text, origin = source(models, base, method, dtype, out_dtype, combination_type, svd_rank)
     described: dict[str, Any] = json.loads(
         _core.merge.plan_folder(
             text,
@@ -184,14 +199,18 @@ def source(
     method: Method | None,
     dtype: str | None,
     out_dtype: str | None,
+    combination_type: Combination | None,
+    svd_rank: int | None,
 ) -> tuple[str, str]:
     """The configuration's text and what messages call it."""
     if not isinstance(models, str | PathLike):
         names = [fspath(model) for model in models]
         config = _config(names, None if base is None else fspath(base), method, dtype, out_dtype)
-        return json.dumps(config), "merge"
-    if (base, method, dtype, out_dtype) != (None, None, None, None):
-        raise UsageError("models: a configuration file says the base, the method and the dtypes itself")
+        factors = {"combination_type": combination_type, "svd_rank": svd_rank}
+        return json.dumps(config | factors), "merge"
+    given = (base, method, dtype, out_dtype, combination_type, svd_rank)
+    if any(option is not None for option in given):
+        raise UsageError("models: a configuration file says the base, the method and all else itself")
     try:
         return Path(models).read_text(encoding="utf-8"), fspath(models)
     except FileNotFoundError:

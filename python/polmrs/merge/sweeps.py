@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from polmrs import _core
 from polmrs.errors import UsageError
 from polmrs.merge.method import Method, PathOrName
-from polmrs.merge.run import Progress, source
+from polmrs.merge.run import Combination, Progress, source
 
 Score: TypeAlias = Callable[[Path], float] | str | Sequence[str]
 """A function of a model's folder, or a command: one line, or its words, with ``{out}`` where the folder goes."""
@@ -45,6 +45,8 @@ def sweep(
     method: Method | None = None,
     dtype: str | None = None,
     out_dtype: str | None = None,
+    combination_type: Combination | None = None,
+    svd_rank: int | None = None,
     seed: int = 0,
     threads: int | None = None,
     shard_size: int = 5_000_000_000,
@@ -92,7 +94,7 @@ def sweep(
     """
     if isinstance(models, Mapping):
         raise UsageError("models: a sweep is over folders or files; state dicts merge in memory")
-    text, origin = source(models, base, method, dtype, out_dtype)
+    text, origin = source(models, base, method, dtype, out_dtype, combination_type, svd_rank)
     table = json.loads(
         _core.merge.sweep_folder(
             text,

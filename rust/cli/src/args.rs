@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 
 use clap::{Args as Group, Parser, Subcommand};
+use polmrs_core::Dtype;
 use std::path::PathBuf;
 
 pub(crate) mod data;
@@ -20,6 +21,8 @@ pub(crate) enum Verb {
     Merge(Merge),
     /// Show what a merge will read, write and need, from headers alone
     Plan(Plan),
+    /// Average models one by one, as long as a score does not fall
+    Soup(Box<Soup>),
     /// Quantize a model into files that other runtimes load
     Quantize(Box<quantize::Quantize>),
     /// List the tensors of a checkpoint
@@ -46,21 +49,28 @@ pub(crate) enum Verb {
 pub(crate) struct Merging {
     /// The configuration (YAML); - reads standard input
     pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) resources: Resources,
+    /// The seed of random masks
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Note unknown keys of the configuration instead of refusing them
+    #[arg(long)]
+    pub(crate) lenient: bool,
+}
+
+/// How the output is laid out, with what, and how it is told.
+#[derive(Debug, Group)]
+pub(crate) struct Resources {
     /// Worker threads [default: all cores, or POLMRS_NUM_THREADS]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
     /// The most bytes of tensors in one output file
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = parse_size)]
     pub(crate) shard_size: u64,
-    /// The seed of random masks
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) seed: u64,
     /// The most memory for buffers and workspaces [default: about 200 MiB and what whole-tensor methods need]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) max_memory: Option<u64>,
-    /// Note unknown keys of the configuration instead of refusing them
-    #[arg(long)]
-    pub(crate) lenient: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -72,6 +82,21 @@ pub(crate) struct Merge {
     pub(crate) merging: Merging,
     /// The folder to write; it appears whole at the end
     pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) writing: Writing,
+    /// Quantize the result on the way, as in --then 'quantize --scheme w4a16 --group 64'; OUT holds that alone
+    #[arg(long, value_name = "STEP", conflicts_with_all = ["resume", "sweep"])]
+    pub(crate) then: Option<String>,
+    /// Merge once for each value of a parameter and keep the best; given several times, for every combination
+    #[arg(long, value_name = "NAME=V,V", requires = "score")]
+    pub(crate) sweep: Vec<String>,
+    #[command(flatten)]
+    pub(crate) scoring: Scoring,
+}
+
+/// How a folder is written.
+#[derive(Debug, Group)]
+pub(crate) struct Writing {
     /// Replace OUT if it is a model folder already
     #[arg(long)]
     pub(crate) overwrite: bool,
@@ -87,14 +112,6 @@ pub(crate) struct Merge {
     /// Write polmrs_report.json: how far each tensor moved, and whether the models agreed
     #[arg(long)]
     pub(crate) report: bool,
-    /// Quantize the result on the way, as in --then 'quantize --scheme w4a16 --group 64'; OUT holds that alone
-    #[arg(long, value_name = "STEP", conflicts_with_all = ["resume", "sweep"])]
-    pub(crate) then: Option<String>,
-    /// Merge once for each value of a parameter and keep the best; given several times, for every combination
-    #[arg(long, value_name = "NAME=V,V", requires = "score")]
-    pub(crate) sweep: Vec<String>,
-    #[command(flatten)]
-    pub(crate) scoring: Scoring,
     /// Stop at the first NaN or infinity: the default
     #[arg(long, conflicts_with = "allow_nonfinite")]
     pub(crate) fail_on_nonfinite: bool,
@@ -104,6 +121,31 @@ pub(crate) struct Merge {
     /// No progress and no notes
     #[arg(long, short)]
     pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Soup {
+    /// The models: folders, .safetensors files, org/name of the Hugging Face Hub, MODEL+ADAPTER, or adapters alone
+    #[arg(required = true, value_name = "MODEL")]
+    pub(crate) models: Vec<String>,
+    /// The folder to write; it appears whole at the end
+    #[arg(long, value_name = "OUT")]
+    pub(crate) to: PathBuf,
+    /// The average of all models, without scores
+    #[arg(long, conflicts_with = "score", required_unless_present = "score")]
+    pub(crate) uniform: bool,
+    #[command(flatten)]
+    pub(crate) scoring: Scoring,
+    /// The type that inputs are rounded to before they are averaged
+    #[arg(long, value_name = "TYPE", value_parser = parse_type)]
+    pub(crate) dtype: Option<Dtype>,
+    /// The type of the result
+    #[arg(long, value_name = "TYPE", value_parser = parse_type)]
+    pub(crate) out_dtype: Option<Dtype>,
+    #[command(flatten)]
+    pub(crate) resources: Resources,
+    #[command(flatten)]
+    pub(crate) writing: Writing,
 }
 
 #[derive(Debug, Group)]
@@ -220,6 +262,13 @@ pub(crate) struct Schema {
 pub(crate) struct Completions {
     /// Which shell
     pub(crate) shell: clap_complete::Shell,
+}
+
+/// `float32`, `bfloat16`: a floating-point type by torch's name.
+fn parse_type(text: &str) -> Result<Dtype, String> {
+    let known = || Dtype::ALL.iter().filter(|dtype| dtype.is_float()).map(|dtype| dtype.torch_name());
+    let dtype = Dtype::from_torch_name(text).filter(|dtype| dtype.is_float());
+    dtype.ok_or_else(|| format!("not one of {}", known().collect::<Vec<_>>().join(", ")))
 }
 
 /// `5GB`, `500M`, `1000`: units of 1000 with or without the B, of 1024 with `iB`.

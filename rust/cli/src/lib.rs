@@ -67,6 +67,7 @@ fn dispatch(args: &Args, ctl: &Ctl) -> Result<()> {
     match &args.verb {
         Verb::Merge(args) => verbs::merge::merge(args, ctl),
         Verb::Plan(args) => verbs::merge::plan(args),
+        Verb::Soup(args) => verbs::soup::soup(args, ctl),
         Verb::Quantize(args) => verbs::quantize::quantize(args, ctl),
         Verb::Inspect(args) => verbs::inspect::inspect(args, ctl),
         Verb::Diff(args) => verbs::diff::diff(args, ctl),

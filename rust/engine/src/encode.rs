@@ -43,6 +43,14 @@ impl<'a> Outputs<'a> {
         self.stream.survey.is_some()
     }
 
+    /// Shows the survey `values` beside inputs that the caller has made, of which the first is the reference; `piece` numbers
+    /// the calls of a block.
+    pub fn compare_with(&self, output: usize, piece: u64, inputs: &[Vec<f32>], values: &[f32]) {
+        if let Some(survey) = self.stream.survey {
+            survey.look(self.job.outputs[output].tensor, self.ordinal + piece, inputs, values);
+        }
+    }
+
     /// Shows the survey what the bytes of this block stand for, element by element of the first input; it keeps the
     /// comparison under one output's name.
     pub fn compare(&self, output: usize, values: &[f32]) {

@@ -176,6 +176,7 @@ type Merge = Box<dyn Fn(Gathered, Gathered) -> Result<Gathered> + Send + Sync>;
 type Finish = Box<dyn Fn(Option<Gathered>) -> Result<()> + Send + Sync>;
 type When = Box<dyn Fn() -> bool + Send + Sync>;
 type Encode = Box<dyn Fn(&Block<'_>, &mut Outputs<'_>) -> Result<()> + Send + Sync>;
+type FoldWhole = Box<dyn Fn(&[f32], &mut Outputs<'_>) -> Result<()> + Send + Sync>;
 type Map = Box<dyn Fn(&Block<'_>, &mut [Vec<f32>]) -> Result<()> + Send + Sync>;
 
 /// One pass over a job's blocks.
@@ -197,6 +198,18 @@ pub enum Stage {
         grain: Grain,
         /// Puts the bytes that follow from one block; all blocks together put every byte of the outputs once.
         encode: Encode,
+        /// The bytes that one call takes beside its inputs; as many as these, where it is not said.
+        workspace: Option<u64>,
+    },
+    /// Puts bytes into the outputs from all that the map before it has computed, which is kept in memory for it: a
+    /// factorisation of a result that nobody stores.
+    Fold {
+        /// The elements of the map's result; every input has as many.
+        len: u64,
+        /// The bytes that it takes beside those.
+        workspace: u64,
+        /// Puts every byte of the outputs once.
+        fold: FoldWhole,
     },
 }
 
@@ -272,7 +285,24 @@ impl Stage {
         grain: Grain,
         encode: impl Fn(&Block<'_>, &mut Outputs<'_>) -> Result<()> + Send + Sync + 'static,
     ) -> Stage {
-        Stage::Encode { grain, encode: Box::new(encode) }
+        Stage::Encode { grain, encode: Box::new(encode), workspace: None }
+    }
+
+    /// An encoder of all inputs at once, which takes `workspace` bytes beside them.
+    pub fn encode_whole(
+        workspace: u64,
+        encode: impl Fn(&Block<'_>, &mut Outputs<'_>) -> Result<()> + Send + Sync + 'static,
+    ) -> Stage {
+        Stage::Encode { grain: Grain::Whole, encode: Box::new(encode), workspace: Some(workspace) }
+    }
+
+    /// What becomes of the `len` elements that the map before it computes.
+    pub fn fold(
+        len: u64,
+        workspace: u64,
+        fold: impl Fn(&[f32], &mut Outputs<'_>) -> Result<()> + Send + Sync + 'static,
+    ) -> Stage {
+        Stage::Fold { len, workspace, fold: Box::new(fold) }
     }
 
     /// Bytes that are known beforehand, for the one output of a job without inputs.
@@ -285,6 +315,7 @@ impl Stage {
             Stage::Copy => Grain::Elements,
             Stage::Reduce(reduce) => reduce.grain,
             Stage::Map { grain, .. } | Stage::Encode { grain, .. } => *grain,
+            Stage::Fold { .. } => Grain::Whole,
         }
     }
 }
@@ -302,10 +333,21 @@ pub struct Job {
 }
 
 impl Job {
+    /// The elements that its map computes for the fold that ends it; `None` where it ends otherwise.
+    pub(crate) fn folded(&self) -> Option<u64> {
+        match self.stages.last() {
+            Some(Stage::Fold { len, .. }) => Some(*len),
+            _ => None,
+        }
+    }
+
     /// The number of units of a stage, and how many of them make one block.
     pub(crate) fn cut(&self, grain: Grain) -> (u64, u64) {
-        let lens = || self.inputs.iter().map(|input| input.len).chain(self.outputs.iter().map(|target| target.len));
-        let longest = lens().max().unwrap_or(0);
+        let inputs = self.inputs.iter().map(|input| input.len);
+        let longest = match self.folded() {
+            Some(len) => len,
+            None => inputs.chain(self.outputs.iter().map(|target| target.len)).max().unwrap_or(0),
+        };
         match grain {
             Grain::Elements => (longest, BLOCK as u64),
             Grain::Rows(0) => (0, 1),

@@ -37,8 +37,17 @@ pub(crate) fn share_out(plan: &Plan, threads: usize, limit: Option<u64>) -> Resu
     Ok(Shares { resident: limit - working, working: u64::MAX })
 }
 
-/// The job with the largest block, and the bytes that a worker needs for it.
+/// How many workers there may be: all of them, but where maps are kept for folds only so many that each can have its
+/// largest at once. What is kept cannot be put down in favour of another worker's.
+pub(crate) fn workers(plan: &Plan, threads: usize, limit: Option<u64>) -> usize {
+    let (Some(limit), Some((_, most))) = (limit, hungriest(plan)) else { return threads };
+    let folds = plan.jobs.iter().any(|job| job.folded().is_some());
+    if folds && most > 0 { threads.min((limit / most).max(1) as usize) } else { threads }
+}
+
+/// The job with the largest block, and the bytes that a worker needs for it, what is kept for a fold included.
 pub(crate) fn hungriest(plan: &Plan) -> Option<(&Job, u64)> {
-    let need = |job: &Job| job.stages.iter().map(|stage| scratch_bytes(job, stage)).max().unwrap_or(0);
+    let block = |job: &Job| job.stages.iter().map(|stage| scratch_bytes(job, stage)).max().unwrap_or(0);
+    let need = |job: &Job| block(job) + 4 * job.folded().unwrap_or(0);
     plan.jobs.iter().map(|job| (job, need(job))).max_by_key(|(_, need)| *need)
 }

@@ -1,7 +1,7 @@
 //! All jobs of one piece of work, known from headers alone, and what they will cost.
 
 use crate::job::{Job, Stage};
-use crate::memory::{hungriest, share_out};
+use crate::memory::{hungriest, share_out, workers};
 use crate::source::{Meta, Source};
 use polmrs_core::{Error, Result};
 
@@ -39,6 +39,7 @@ impl Plan {
     /// # Errors
     /// [`Error::Usage`] if one job alone needs more memory than that.
     pub fn cost(&self, sources: &[&dyn Source], threads: usize, limit: Option<u64>) -> Result<Cost> {
+        let threads = workers(self, threads, limit);
         let shares = share_out(self, threads, limit)?;
         let mut cost = Cost { output_bytes: self.outputs.iter().map(Meta::nbytes).sum(), ..Cost::default() };
         let mut resident = 0;
@@ -99,16 +100,20 @@ pub(crate) fn input_bytes(sources: &[&dyn Source], input: &crate::job::Input) ->
 }
 
 /// The buffers that one worker needs for one block: raw bytes of one region, and `f32` for all of them. An encoder gets
-/// as much again as it reads, for codes and what it packs.
+/// as much again as it reads, for codes and what it packs, where it does not say what it needs.
 pub(crate) fn scratch_bytes(job: &Job, stage: &Stage) -> u64 {
     let (units, step) = job.cut(stage.grain());
     let share = |len: u64| if units == 0 { 0 } else { len.div_ceil(units) * step.min(units) };
     let inputs: u64 = job.inputs.iter().map(|input| share(input.len)).sum();
     let outputs: u64 = job.outputs.iter().map(|target| share(target.len)).sum();
     let raw = job.inputs.iter().map(|input| share(input.len)).max().unwrap_or(0);
+    let folded = job.folded().unwrap_or(0);
+    let outputs = if folded > 0 { share(folded) } else { outputs };
     match stage {
         Stage::Copy => 16 * raw,
+        Stage::Encode { workspace: Some(workspace), .. } => 4 * inputs + 8 * raw + workspace,
         Stage::Encode { .. } => 8 * inputs + 8 * raw,
+        Stage::Fold { workspace, .. } => *workspace,
         Stage::Reduce(_) => 4 * inputs + 8 * raw,
         Stage::Map { .. } => 4 * (inputs + outputs) + 8 * raw,
     }

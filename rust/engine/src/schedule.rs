@@ -7,7 +7,7 @@
 
 use crate::encode::Outputs;
 use crate::job::{Job, Reduce, Scope, Stage};
-use crate::memory::{Shares, share_out};
+use crate::memory::{Shares, share_out, workers};
 use crate::plan::{Plan, input_bytes, scratch_bytes};
 use crate::sink::Sink;
 use crate::source::Source;
@@ -49,7 +49,8 @@ impl Default for Options<'_> {
 /// as the last sync made it.
 pub fn run(sources: &[&dyn Source], plan: &Plan, sink: &dyn Sink, options: Options<'_>, ctl: &Ctl) -> Result<()> {
     plan.check(sources)?;
-    let cost = plan.cost(sources, options.threads, options.max_memory)?;
+    let threads = workers(plan, options.threads, options.max_memory);
+    let cost = plan.cost(sources, threads, options.max_memory)?;
     ctl.expect(cost.streamed_bytes);
     let scheduler = Scheduler {
         stream: Stream {
@@ -63,7 +64,7 @@ pub fn run(sources: &[&dyn Source], plan: &Plan, sink: &dyn Sink, options: Optio
         jobs: &plan.jobs,
         stages: stages_to_run(plan, options.done),
         members: members(&plan.jobs),
-        shares: share_out(plan, options.threads, options.max_memory)?,
+        shares: share_out(plan, threads, options.max_memory)?,
         ctl,
         sync_every: options.sync_every.max(1),
         written: AtomicU64::new(0),
@@ -71,7 +72,7 @@ pub fn run(sources: &[&dyn Source], plan: &Plan, sink: &dyn Sink, options: Optio
         queue: Mutex::new(Queue::default()),
         news: Condvar::new(),
     };
-    pool::build(options.threads)?.broadcast(|_| scheduler.work());
+    pool::build(threads)?.broadcast(|_| scheduler.work());
     scheduler.lock().failed.take().map_or_else(|| ctl.check(), Err)?;
     scheduler.sync()
 }
@@ -135,10 +136,23 @@ struct Pass<'a> {
     resident: Option<Arc<Resident>>,
     /// What the resident bytes take of the budget.
     held: u64,
+    /// What the map of a job that ends with a fold has computed so far.
+    kept: Option<Kept>,
     /// What one worker needs for one block.
     need: u64,
     /// The bytes that an encoder's blocks have put.
     put: AtomicU64,
+}
+
+/// The result of a map, kept for a fold.
+type Kept = Arc<Mutex<Vec<f32>>>;
+
+/// What a pass leaves for the next one of its job.
+#[derive(Default)]
+struct Carried {
+    resident: Option<Arc<Resident>>,
+    held: u64,
+    kept: Option<Kept>,
 }
 
 impl Pass<'_> {
@@ -256,7 +270,7 @@ impl<'a> Scheduler<'a> {
                 if self.stages[number] == 0 {
                     continue;
                 }
-                let opened = self.open(&mut queue, number, 0, None, 0);
+                let opened = self.open(&mut queue, number, 0, Carried::default());
                 if let Some(empty) = opened {
                     drop(queue);
                     if let Err(error) = self.complete(&empty) {
@@ -288,14 +302,7 @@ impl<'a> Scheduler<'a> {
     }
 
     /// Puts a stage of a job among the ready passes; gives it back instead if it has no blocks.
-    fn open(
-        &self,
-        queue: &mut Queue<'a>,
-        number: usize,
-        stage: usize,
-        resident: Option<Arc<Resident>>,
-        held: u64,
-    ) -> Option<Arc<Pass<'a>>> {
+    fn open(&self, queue: &mut Queue<'a>, number: usize, stage: usize, carried: Carried) -> Option<Arc<Pass<'a>>> {
         let job = &self.jobs[number];
         let (mut units, step) = job.cut(job.stages[stage].grain());
         if let Stage::Reduce(Reduce { when: Some(needed), .. }) = &job.stages[stage]
@@ -304,7 +311,10 @@ impl<'a> Scheduler<'a> {
             units = 0;
             self.ctl.advance(self.bytes_of(job));
         }
-        let (mut resident, mut held) = (resident, held);
+        let Carried { mut resident, mut held, mut kept } = carried;
+        if let (Stage::Map { .. }, Some(len)) = (&job.stages[stage], job.folded()) {
+            kept = Some(Arc::new(Mutex::new(vec![0.0; len as usize])));
+        }
         let blocks = units.div_ceil(step);
         if resident.is_none() && self.passes_from(job, stage) > 1 {
             let bytes = self.bytes_of(job);
@@ -328,6 +338,7 @@ impl<'a> Scheduler<'a> {
             gathered,
             resident,
             held,
+            kept,
             need,
             put: AtomicU64::new(0),
         });
@@ -375,12 +386,23 @@ impl<'a> Scheduler<'a> {
             Stage::Map { map, .. } => {
                 let (block, outputs) = self.stream.read(job, pass.stage, span, resident, buffers)?;
                 map(&block, outputs)?;
-                self.stream.write(job, span, buffers)?
+                match &pass.kept {
+                    Some(kept) => self.stream.keep(job, span, kept, buffers)?,
+                    None => self.stream.write(job, span, buffers)?,
+                }
             }
             Stage::Encode { encode, .. } => {
                 let (block, _) = self.stream.read(job, pass.stage, span, resident, buffers)?;
                 let mut outputs = Outputs::new(&self.stream, job, &block);
                 encode(&block, &mut outputs)?;
+                pass.put.fetch_add(outputs.put, AcqRel);
+                outputs.put
+            }
+            Stage::Fold { fold, .. } => {
+                let whole = pass.kept.as_ref().map(|kept| std::mem::take(&mut *guard(kept))).unwrap_or_default();
+                let block = self.stream.nothing(span, buffers);
+                let mut outputs = Outputs::new(&self.stream, job, &block);
+                fold(&whole, &mut outputs)?;
                 pass.put.fetch_add(outputs.put, AcqRel);
                 outputs.put
             }
@@ -435,7 +457,7 @@ impl<'a> Scheduler<'a> {
                     }
                 }
             }
-            if let Stage::Encode { .. } = pass.stage() {
+            if let Stage::Encode { .. } | Stage::Fold { .. } = pass.stage() {
                 self.refuse_gaps(&pass)?;
             }
             let mut queue = self.lock();
@@ -457,7 +479,8 @@ impl<'a> Scheduler<'a> {
                 queue.held -= pass.held;
                 (None, 0)
             };
-            match self.open(&mut queue, pass.number, next, resident, held) {
+            let carried = Carried { resident, held, kept: pass.kept.clone() };
+            match self.open(&mut queue, pass.number, next, carried) {
                 None => return Ok(()),
                 Some(empty) => pass = empty,
             }
@@ -493,7 +516,7 @@ impl<'a> Scheduler<'a> {
         (reduce.finish)(whole)?;
         parked.sort_unstable();
         for (number, stage) in parked {
-            let empty = self.open(&mut self.lock(), number, stage, None, 0);
+            let empty = self.open(&mut self.lock(), number, stage, Carried::default());
             if let Some(empty) = empty {
                 self.complete(&empty)?;
             }

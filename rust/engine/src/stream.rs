@@ -111,12 +111,16 @@ impl Stream<'_> {
                 self.refuse_nonfinite(input, meta, input.first + first, values)?;
             }
         }
-        let mapped = if let Stage::Map { .. } = job.stages[stage] { job.outputs.as_slice() } else { &[] };
+        let mapped = match (&job.stages[stage], job.folded()) {
+            (Stage::Map { .. }, Some(len)) => vec![len],
+            (Stage::Map { .. }, None) => job.outputs.iter().map(|target| target.len).collect(),
+            _ => Vec::new(),
+        };
         outputs.resize_with(mapped.len(), Vec::new);
-        for (target, values) in mapped.iter().zip(outputs.iter_mut()) {
-            values.resize(span.elements(target.len).1, 0.0);
+        for (len, values) in mapped.into_iter().zip(outputs.iter_mut()) {
+            values.resize(span.elements(len).1, 0.0);
         }
-        let encoded = matches!(job.stages.last(), Some(Stage::Encode { .. }));
+        let encoded = matches!(job.stages.last(), Some(Stage::Encode { .. } | Stage::Fold { .. }));
         let output = job.outputs.first().filter(|_| !encoded).map(|target| target.len);
         let leading = output.or(job.inputs.first().map(|input| input.len));
         let element = leading.map_or(0, |len| span.elements(len).0);
@@ -149,6 +153,33 @@ impl Stream<'_> {
             }
         }
         Ok(written)
+    }
+
+    /// Keeps what a map computed for the fold that follows, and shows it to the survey; gives the number of bytes written.
+    pub(crate) fn keep(&self, job: &Job, span: Span, kept: &Mutex<Vec<f32>>, buffers: &mut Buffers) -> Result<u64> {
+        let Buffers { inputs, outputs, .. } = buffers;
+        let ([target, ..], [values]) = (job.outputs.as_slice(), outputs.as_slice()) else {
+            return Err(Error::Internal("a fold takes the one result of a map, and has an output".into()));
+        };
+        let (first, name) = (span.elements(job.folded().unwrap_or(0)).0 as usize, &job.name);
+        if !self.allow_nonfinite
+            && let Some(at) = dtype::first_beyond(values, f32::INFINITY)
+        {
+            let (element, value) = (first + at, values[at]);
+            return Err(Error::NonFinite(format!("result '{name}': element {element} is {value}, not finite")));
+        }
+        guard(kept)[first..first + values.len()].copy_from_slice(values);
+        if let Some(survey) = self.survey {
+            survey.look(target.tensor, span.ordinal, inputs, values);
+        }
+        Ok(0)
+    }
+
+    /// A block without inputs.
+    pub(crate) fn nothing<'s>(&self, span: Span, buffers: &'s mut Buffers) -> Block<'s> {
+        let Buffers { inputs, spare, .. } = buffers;
+        inputs.clear();
+        Block { first: span.first, element: 0, index: span.index, ordinal: span.ordinal, inputs, spare }
     }
 
     /// Copies the block of the first input, after checking that the other inputs hold the same bytes; gives their number.

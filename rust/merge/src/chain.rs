@@ -53,7 +53,7 @@ impl Earlier {
     /// The model that a reference names: an earlier result of that name, or a model outside.
     pub(crate) fn open(earlier: &[Earlier], reference: &str) -> Result<ModelFolder> {
         match earlier.iter().find(|one| one.name == reference) {
-            None => ModelFolder::open(reference),
+            None => ModelFolder::open_any(reference),
             Some(Earlier { state: State::Written(path), .. }) => ModelFolder::at(path, reference),
             Some(Earlier { state: State::Planned { tensors, config }, .. }) => {
                 Ok(ModelFolder::announced(reference, tensors.clone(), config.clone()))
@@ -72,11 +72,14 @@ impl Chain {
     /// What [`Prepared::new`] refuses, names that are given twice, and documents that need each other in a circle.
     pub fn new(nodes: &[Node], settings: Settings, function: Option<Function>) -> Result<Chain> {
         let configs =
-            nodes.iter().map(|node| Config::decode(node, settings.lenient)).collect::<Result<Vec<Config>>>()?;
+            nodes.iter().map(|node| Config::decode_any(node, settings.lenient)).collect::<Result<Vec<Config>>>()?;
         let mut earlier = Vec::new();
         let mut documents = Vec::new();
         for at in order(nodes, &configs)? {
             let prepared = Prepared::after(&nodes[at], settings.clone(), Extra::with(function.clone()), &earlier)?;
+            if nodes.len() > 1 && prepared.is_adapter() {
+                return Err(nodes[at].root().error("adapters are merged by a file of one document"));
+            }
             earlier.extend(configs[at].name.clone().map(|name| {
                 let (tensors, config) = (prepared.tensors().to_vec(), prepared.output_config());
                 Earlier { name, document: prepared.named(), state: State::Planned { tensors, config } }
@@ -98,6 +101,9 @@ impl Chain {
     /// The result as it is going to be, without its weights; `name` is what messages call it.
     pub fn announced(&self, name: &str) -> Result<ModelFolder> {
         let (last, _) = self.last()?;
+        if last.prepared.is_adapter() {
+            return Err(Error::Config("the result is an adapter; what follows needs a model".into()));
+        }
         Ok(ModelFolder::announced(name, last.prepared.tensors().to_vec(), last.prepared.output_config()))
     }
 

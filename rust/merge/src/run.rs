@@ -1,5 +1,6 @@
 //! A merge from a configuration to an output folder.
 
+use crate::adapters::{self, Adapters};
 use crate::chain::{self, Earlier};
 use crate::config::{self, Config};
 use crate::extra::Extra;
@@ -42,6 +43,8 @@ pub struct Prepared {
     models: Vec<ModelFolder>,
     vocabulary: Vocabulary,
     extra: Extra,
+    /// The models as changes, where all of them are adapters.
+    adapters: Option<Adapters>,
     /// The output's config but for its type, where there is one.
     config_json: Option<Json>,
     build: Build,
@@ -56,10 +59,33 @@ impl Prepared {
 
     /// The same with more than a configuration can name, for a document that may use the results of earlier ones.
     pub(crate) fn after(node: &Node, settings: Settings, mut extra: Extra, earlier: &[Earlier]) -> Result<Prepared> {
-        let config = Config::decode(node, settings.lenient)?;
+        let mut config = Config::decode_any(node, settings.lenient)?;
         let mut models = Vec::new();
-        for model in &config.models {
+        for model in &config.models[..config.models.len() - usize::from(config.over_zero)] {
             models.push(Earlier::open(earlier, &model.reference).map_err(|error| error.within(&model.place))?);
+        }
+        let document = node.to_json();
+        let earlier = Earlier::documents(earlier);
+        if adapters::alone(&config, &models)? {
+            let (adapters, plan) = Adapters::plan(&mut config, &models, settings.seed, &mut extra)?;
+            let build = Build::adapter(plan, &adapters.sources(), settings.build)?;
+            let (vocabulary, adapters, seed) = (Vocabulary::default(), Some(adapters), settings.seed);
+            let config_json = None;
+            return Ok(Prepared {
+                config,
+                document,
+                earlier,
+                models,
+                vocabulary,
+                extra,
+                adapters,
+                config_json,
+                build,
+                seed,
+            });
+        }
+        if config.over_zero {
+            config = Config::decode(node, settings.lenient)?; // models need a base: it says so
         }
         let members: Vec<Member<'_>> = models.iter().zip(&config.models).map(member).collect();
         let vocabulary = config.tokenizer.plan(&members, config.base, config.dtype)?;
@@ -71,14 +97,18 @@ impl Prepared {
         let config_json = restacked(&config, &opened, &models, &mut plan.notes)?;
         plan.notes.extend(vocabulary.notes.iter().cloned());
         let build = Build::new(plan, &seen(&views, &extra), settings.build)?;
-        let document = node.to_json();
-        let earlier = Earlier::documents(earlier);
-        Ok(Prepared { config, document, earlier, models, vocabulary, extra, config_json, build, seed: settings.seed })
+        let (adapters, seed) = (None, settings.seed);
+        Ok(Prepared { config, document, earlier, models, vocabulary, extra, adapters, config_json, build, seed })
     }
 
     /// What was accepted and has no effect, or was left out.
     pub fn notes(&self) -> &[String] {
         &self.build.plan().notes
+    }
+
+    /// Whether the result is an adapter.
+    pub(crate) fn is_adapter(&self) -> bool {
+        self.adapters.is_some()
     }
 
     /// What later documents call the result.
@@ -132,6 +162,9 @@ impl Prepared {
         extend(&mut described, self.build.describe());
         let vocabulary = self.vocabulary.counts().map(|(tokens, rows)| json!({"tokens": tokens, "rows": rows}));
         described["output"]["vocabulary"] = vocabulary.into();
+        if let Some(adapters) = &self.adapters {
+            described["adapter"] = adapters.describe();
+        }
         described
     }
 
@@ -147,9 +180,7 @@ impl Prepared {
         }
         self.fetch(ctl)?;
         let contents = Merged { prepared: self, prints: self.prints()? };
-        let raw = sources(&self.models);
-        let views = self.vocabulary.views(&raw);
-        let done = self.build.run(&seen(&views, &self.extra), &contents, out, ctl)?;
+        let done = self.reading(|sources| self.build.run(sources, &contents, out, ctl))?;
         let mut report = self.describe();
         report["schema"] = "polmrs.merge/1".into();
         extend(&mut report, done);
@@ -159,9 +190,17 @@ impl Prepared {
     /// Merges into a sink, without the files beside the weights.
     pub fn stream(&self, sink: &dyn Sink, ctl: &Ctl) -> Result<()> {
         self.fetch(ctl)?;
+        self.reading(|sources| self.build.stream(sources, sink, ctl))
+    }
+
+    /// Does something with all that the plan reads.
+    fn reading<T>(&self, work: impl FnOnce(&[&dyn Source]) -> T) -> T {
+        if let Some(adapters) = &self.adapters {
+            return work(&adapters.sources());
+        }
         let raw = sources(&self.models);
         let views = self.vocabulary.views(&raw);
-        self.build.stream(&seen(&views, &self.extra), sink, ctl)
+        work(&seen(&views, &self.extra))
     }
 
     fn prints(&self) -> Result<Vec<String>> {
@@ -188,6 +227,9 @@ impl Prepared {
 
     /// What a survey compares results with: the first input of every job.
     fn reference(&self) -> String {
+        if self.adapters.is_some() {
+            return if self.config.over_zero { "no change".into() } else { self.models[self.config.donor()].name() };
+        }
         let mut firsts = self.build.plan().jobs.iter().filter_map(|job| job.inputs.first()).map(|input| input.source);
         match firsts.next() {
             Some(first) if first < self.models.len() && firsts.all(|other| other == first) => self.models[first].name(),
@@ -225,7 +267,11 @@ impl Contents for Merged<'_> {
 
     /// Bare files have nothing beside theirs, and so has what is made of them.
     fn beside(&self, output: &Output) -> Result<()> {
-        let Prepared { config, models, vocabulary, earlier, .. } = self.prepared;
+        let Prepared { config, models, vocabulary, adapters, .. } = self.prepared;
+        if let Some(adapters) = adapters {
+            adapters.beside(output, &models[0])?;
+            return self.describing(output);
+        }
         if models.iter().all(|model| model.config.is_none()) {
             return Ok(());
         }
@@ -241,12 +287,25 @@ impl Contents for Merged<'_> {
         if let Some(config) = self.prepared.output_config() {
             output.put("config.json", pretty(&config).as_bytes())?;
         }
+        self.describing(output)
+    }
+
+    fn reported(&self) -> (String, String) {
+        (self.prepared.config.method.spec().name.into(), self.prepared.reference())
+    }
+}
+
+impl Merged<'_> {
+    /// Writes the card and the configuration.
+    fn describing(&self, output: &Output) -> Result<()> {
+        let Prepared { config, models, earlier, adapters, .. } = self.prepared;
         let text = chain::text(&[earlier.as_slice(), &[self.prepared.named()]].concat());
         let role = |at| if config.base == Some(at) { "base" } else { "model" };
         let inputs = models.iter().zip(&self.prints).enumerate();
         let spec = config.method.spec();
         let card = Card {
-            title: "Merged model",
+            title: if adapters.is_some() { "Merged adapter" } else { "Merged model" },
+            library: if adapters.is_some() { "peft" } else { "transformers" },
             tag: "merge",
             method: spec.name,
             paper: spec.paper,
@@ -255,10 +314,6 @@ impl Contents for Merged<'_> {
         };
         output.put("README.md", card.markdown()?.as_bytes())?;
         output.put("mergekit_config.yml", text.as_bytes())
-    }
-
-    fn reported(&self) -> (String, String) {
-        (self.prepared.config.method.spec().name.into(), self.prepared.reference())
     }
 }
 

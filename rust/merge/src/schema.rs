@@ -63,13 +63,20 @@ fn alternative(spec: &Spec) -> Json {
             "parameters": all,
             "dtype": {"enum": dtypes},
             "out_dtype": {"enum": dtypes},
+            "combination_type": {"enum": ["svd", "cat"], "description": "how a merged adapter's factors are made"},
+            "svd_rank": {"type": "integer", "minimum": 1, "description": "the rank of a merged adapter"},
             "tokenizer": {"$ref": "#/$defs/tokenizer"},
             "tokenizer_source": {"type": "string"},
             "chat_template": {"type": "string"},
         }),
         &["merge_method"],
     );
-    let models = if spec.base == Base::Required { json!(["models", "base_model"]) } else { json!(["models"]) };
+    // Adapters may have zero for their base, but not where the method goes from a base to one model.
+    let models = if spec.base == Base::Required && spec.models.1 == 1 {
+        json!(["models", "base_model"])
+    } else {
+        json!(["models"])
+    };
     let ways = json!([{"required": models}, {"required": ["slices"]}, {"required": ["modules"]}]);
     whole["description"] = spec.doc.into();
     whole["oneOf"] = ways;

@@ -67,7 +67,11 @@ impl Command {
         let model = model.to_str().ok_or_else(|| Error::Usage(format!("{}: not UTF-8", model.display())))?;
         let words: Vec<String> = self.words.iter().map(|word| word.replace(OUT, model)).collect();
         let (printed, complained) = (scratch.join("score.stdout"), scratch.join("score.stderr"));
-        let create = |path: &Path| File::create(path).map_err(Error::io(path, "create"));
+        // New files, not old ones emptied: a command that a killed run has left may still write into those.
+        let create = |path: &Path| {
+            let _ = fs::remove_file(path); // where there is none, or it cannot go, the next step says what is wrong
+            File::create_new(path).map_err(Error::io(path, "create"))
+        };
         let child = std::process::Command::new(&words[0])
             .args(&words[1..])
             .stdin(Stdio::null())
@@ -193,6 +197,24 @@ mod tests {
         assert!(error.to_string().starts_with("score: cannot run 'no-such-program'"), "{error}");
         assert!(Command::parse("eval 'x {out}").unwrap_err().to_string().contains("is not closed"));
         assert!(Command::parse("eval.py").unwrap_err().to_string().contains("write {out}"));
+    }
+
+    #[test]
+    fn what_an_earlier_command_still_prints_is_not_the_score() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (printed, go) = (scratch.path().join("score.stdout"), scratch.path().join("go"));
+        let mut earlier = File::options().create(true).append(true).open(&printed).unwrap();
+        let script = format!("echo 1; while ! test -e '{}'; do sleep 0.01; done", go.display());
+        let command = Command::new(["sh", "-c", &script, "{out}"].map(str::to_owned).to_vec()).unwrap();
+        std::thread::scope(|scope| {
+            let run = scope.spawn(|| command.score(Path::new("/m"), scratch.path(), &Ctl::new()));
+            while fs::read_to_string(&printed).unwrap_or_default() != "1\n" {
+                sleep(LOOK);
+            }
+            std::io::Write::write_all(&mut earlier, b"7\n").unwrap();
+            File::create(&go).unwrap();
+            assert_eq!(run.join().unwrap().unwrap(), 1.0);
+        });
     }
 
     #[test]

@@ -22,6 +22,12 @@ pub trait Method: Sync {
         None
     }
 
+    /// Whether every element of the result is the same sum of that element of the models, each times a factor that depends
+    /// on the parameters alone.
+    fn is_linear(&self) -> bool {
+        false
+    }
+
     /// The stages that compute one tensor. Inputs: the base first where the method has one, then the models in order, then
     /// the statistic of each model where the tensor has it.
     fn stages(&self, tensor: &Tensor<'_>, params: &Params) -> Result<Vec<Stage>>;

@@ -91,7 +91,7 @@ impl Sweep {
                 "sweep: the configuration has several documents; merge the earlier ones first".into(),
             ));
         };
-        check_names(&Config::decode(node, settings.lenient)?, over)?;
+        check_names(&Config::decode_any(node, settings.lenient)?, over)?;
         let count = over.iter().try_fold(1_usize, |count, one| count.checked_mul(one.values.len()));
         if count.is_none_or(|count| count > MOST) {
             return Err(Error::Usage(format!("sweep: more than {MOST} candidates")));

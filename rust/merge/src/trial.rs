@@ -9,6 +9,7 @@ use polmrs_core::{Ctl, Error, Result};
 use polmrs_io::journal::Journal;
 use polmrs_io::output::Output;
 use serde_json::{Value as Json, json};
+use std::cmp::Ordering;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -28,6 +29,15 @@ impl Goal {
             Goal::Maximize => score > than,
             Goal::Minimize => score < than,
         }
+    }
+
+    /// The better one first.
+    pub fn order(self, a: f64, b: f64) -> Ordering {
+        match self {
+            Goal::Maximize => b.partial_cmp(&a),
+            Goal::Minimize => a.partial_cmp(&b),
+        }
+        .unwrap_or(Ordering::Equal)
     }
 
     /// As a word.

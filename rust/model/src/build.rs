@@ -1,7 +1,7 @@
 //! From a plan to a model folder that appears whole: journal, resume, the files beside the weights, verification, report.
 
 use crate::beside::pretty;
-use crate::folder::ModelFolder;
+use crate::folder::{ADAPTER_STEM, ModelFolder};
 use crate::report;
 use polmrs_core::{Ctl, Dtype, Error, Result};
 use polmrs_engine::durable::Record;
@@ -77,6 +77,21 @@ impl Build {
     pub fn new(plan: Plan, sources: &[&dyn Source], settings: Settings) -> Result<Build> {
         let specs: Vec<Spec> = plan.outputs.iter().map(spec).collect();
         let layout = Writer::plan(&specs, settings.shard_size)?;
+        Build::laid_out(plan, layout, sources, settings)
+    }
+
+    /// The same for an adapter, whose one file has another name.
+    ///
+    /// # Errors
+    /// As [`Build::new`].
+    pub fn adapter(plan: Plan, sources: &[&dyn Source], settings: Settings) -> Result<Build> {
+        let specs: Vec<Spec> = plan.outputs.iter().map(spec).collect();
+        let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+        let layout = Layout::new(ADAPTER_STEM, &metadata, &specs, u64::MAX)?;
+        Build::laid_out(plan, layout, sources, settings)
+    }
+
+    fn laid_out(plan: Plan, layout: Layout, sources: &[&dyn Source], settings: Settings) -> Result<Build> {
         let cost = plan.cost(sources, settings.threads, settings.max_memory)?;
         Ok(Build { plan, layout, cost, settings })
     }

@@ -10,6 +10,8 @@ use std::fmt::Write;
 pub struct Card<'a> {
     /// Its title.
     pub title: &'a str,
+    /// The library that loads it.
+    pub library: &'a str,
     /// What model hubs file it under.
     pub tag: &'a str,
     /// The method's name.
@@ -34,7 +36,7 @@ impl Card<'_> {
             let _ = writeln!(rows, "| {name} | {role} | {shown} | `{print}` |");
             licences.extend(licence.filter(|licence| !licences.contains(licence)));
         }
-        let mut card = format!("---\nlibrary_name: transformers\ntags:\n- {}\n- polmrs\n", self.tag);
+        let mut card = format!("---\nlibrary_name: {}\ntags:\n- {}\n- polmrs\n", self.library, self.tag);
         if let [licence] = licences.as_slice() {
             let _ = write!(card, "license: {}", yaml::emit_json(&Json::String(licence.clone())));
         }

@@ -38,8 +38,8 @@ pub struct ModelFolder {
     pub source: Arc<dyn Source>,
     /// `config.json`, where there is one, without the quantization that the source undid.
     pub config: Option<Json>,
-    /// The model below and the adapter on it, where the reference is `model+adapter`.
-    parts: Option<(Arc<dyn Source>, AdapterFolder)>,
+    /// The adapter, where the reference is `model+adapter` or an adapter alone.
+    adapter: Option<AdapterFolder>,
     /// What is still on the Hub.
     pending: Vec<Arc<dyn Pending>>,
 }
@@ -77,7 +77,32 @@ impl ModelFolder {
         let adapter = AdapterFolder::open(&adapter)?;
         let applied = Applied::new(reference, Arc::clone(&model.source), Arc::clone(&adapter.adapter))?;
         model.pending.extend(adapter.pending.clone());
-        Ok(ModelFolder { source: Arc::new(applied), parts: Some((model.source, adapter)), ..model })
+        let adapter = Some(AdapterFolder { below: Some(model.source), ..adapter });
+        Ok(ModelFolder { source: Arc::new(applied), adapter, ..model })
+    }
+
+    /// Opens a model, or an adapter without a model: its tensors are then the factors that its file holds.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::open`].
+    pub fn open_any(reference: &str) -> Result<ModelFolder> {
+        let Reference { model: place, adapter: None } = Reference::parse(reference)? else {
+            return ModelFolder::open(reference);
+        };
+        match find(&place, reference, Kind::Model)? {
+            found if found.kind == Kind::Model => found.model(),
+            found => {
+                let adapter = AdapterFolder::of(found, reference)?;
+                let (folder, source) = (adapter.folder.clone(), Arc::clone(&adapter.adapter.source));
+                let pending = adapter.pending.iter().cloned().collect();
+                Ok(ModelFolder { folder, source, config: None, adapter: Some(adapter), pending })
+            }
+        }
+    }
+
+    /// The adapter and its config, where it stands alone.
+    pub fn adapter(&self) -> Option<(&Arc<Adapter>, &Json)> {
+        self.adapter.as_ref().filter(|one| one.below.is_none()).map(|one| (&one.adapter, &one.config))
     }
 
     /// Opens a folder that was written here; `label` is what messages call it.
@@ -88,13 +113,13 @@ impl ModelFolder {
     /// A model that is going to be written: all is known of it but its weights.
     pub fn announced(name: &str, tensors: Vec<Meta>, config: Option<Json>) -> ModelFolder {
         let source = Arc::new(Announced::new(name, tensors));
-        ModelFolder { folder: name.into(), source, config, parts: None, pending: Vec::new() }
+        ModelFolder { folder: name.into(), source, config, adapter: None, pending: Vec::new() }
     }
 
     /// Every folder that is read.
     pub fn folders(&self) -> impl Iterator<Item = &Path> {
-        let adapter = self.parts.as_ref().map(|(_, adapter)| adapter.folder.as_path());
-        std::iter::once(self.folder.as_path()).chain(adapter)
+        let above = self.adapter.as_ref().filter(|one| one.below.is_some());
+        std::iter::once(self.folder.as_path()).chain(above.map(|one| one.folder.as_path()))
     }
 
     /// Whether the config ties the output head to the input embedding.
@@ -121,9 +146,11 @@ impl ModelFolder {
     /// apart without reading them whole, and does not depend on sharding. With an adapter, SHA-256 over the fingerprints
     /// of the model and of the adapter's tensors, and the adapter's config.
     pub fn fingerprint(&self) -> Result<String> {
-        let Some((model, adapter)) = &self.parts else { return fingerprint(self.source.as_ref()) };
+        let Some(adapter) = &self.adapter else { return fingerprint(self.source.as_ref()) };
         let mut hash = Sha256::new();
-        hash.update(fingerprint(model.as_ref())?);
+        if let Some(model) = &adapter.below {
+            hash.update(fingerprint(model.as_ref())?);
+        }
         hash.update(fingerprint(adapter.adapter.source.as_ref())?);
         hash.update(adapter.config.to_string());
         Ok(hex(hash))
@@ -165,7 +192,9 @@ fn name(folder: &Path) -> String {
     }
 }
 
-const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// What peft calls an adapter's config.
+pub const ADAPTER_CONFIG: &str = "adapter_config.json";
+pub(crate) const ADAPTER_STEM: &str = "adapter_model";
 pub(crate) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 
 /// Opens a model without an adapter.
@@ -174,9 +203,7 @@ fn open_model(place: &Place, label: &str) -> Result<ModelFolder> {
     if found.kind == Kind::Adapter {
         return Err(Error::Checkpoint(format!("{label}: is an adapter, not a model; write 'MODEL+{label}'")));
     }
-    let (source, config) = found.dense()?;
-    let pending = found.pending.into_iter().collect();
-    Ok(ModelFolder { folder: found.folder, source, config, parts: None, pending })
+    found.model()
 }
 
 /// The tensors that a folder or a file holds: a model's, dense if it is quantized, or an adapter's own.
@@ -193,6 +220,8 @@ struct AdapterFolder {
     config: Json,
     adapter: Arc<Adapter>,
     pending: Option<Arc<dyn Pending>>,
+    /// The model that it is applied to.
+    below: Option<Arc<dyn Source>>,
 }
 
 impl AdapterFolder {
@@ -201,10 +230,14 @@ impl AdapterFolder {
         if let Place::Path(folder) = place {
             adapter_config(folder, &label)?; // what it is no adapter for want of, before what its weights lack
         }
-        let Found { folder, source, pending, .. } = find(place, &label, Kind::Adapter)?;
-        let config = adapter_config(&folder, &label)?;
-        let lora = LoraConfig::decode(&config).map_err(|error| error.within(&label))?;
-        Ok(AdapterFolder { folder, config, adapter: Arc::new(Adapter::new(lora, source)?), pending })
+        AdapterFolder::of(find(place, &label, Kind::Adapter)?, &label)
+    }
+
+    fn of(found: Found, label: &str) -> Result<AdapterFolder> {
+        let Found { folder, source, pending, .. } = found;
+        let config = adapter_config(&folder, label)?;
+        let lora = LoraConfig::decode(&config).map_err(|error| error.within(label))?;
+        Ok(AdapterFolder { folder, config, adapter: Arc::new(Adapter::new(lora, source)?), pending, below: None })
     }
 }
 
@@ -240,6 +273,17 @@ impl Found {
             return Ok((dense, Some(config.take())));
         }
         Ok((Arc::clone(&self.source), config))
+    }
+
+    fn model(self) -> Result<ModelFolder> {
+        let (source, config) = self.dense()?;
+        Ok(ModelFolder {
+            folder: self.folder,
+            source,
+            config,
+            adapter: None,
+            pending: self.pending.into_iter().collect(),
+        })
     }
 
     fn has_config(&self) -> bool {

@@ -11,6 +11,7 @@ mod merge;
 mod quant;
 mod rl;
 mod search;
+mod soup;
 mod sweep;
 
 use pyo3::prelude::*;

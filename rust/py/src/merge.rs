@@ -29,6 +29,8 @@ pub(crate) mod merge {
     #[pymodule_export]
     use super::{merge_arrays, merge_folder, plan_folder};
     #[pymodule_export]
+    use crate::soup::{greedy_recipe, soup_folder};
+    #[pymodule_export]
     use crate::sweep::sweep_folder;
 }
 
@@ -233,7 +235,7 @@ fn decode(config: &str) -> Result<Node> {
     yaml::parse_one(config, "merge")
 }
 
-fn known(name: &str) -> Result<Dtype> {
+pub(crate) fn known(name: &str) -> Result<Dtype> {
     Dtype::from_torch_name(name).ok_or_else(|| Error::Array(format!("dtype: '{name}' is not one that polmrs knows")))
 }
 

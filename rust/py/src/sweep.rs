@@ -58,13 +58,13 @@ pub(crate) fn sweep_folder(
 }
 
 /// What scores.
-enum By {
+pub(crate) enum By {
     Function(Py<PyAny>, Raised),
     Command(Command),
 }
 
 impl By {
-    fn new(py: Python<'_>, score: &Bound<'_, PyAny>, raised: Raised) -> PyResult<By> {
+    pub(crate) fn new(py: Python<'_>, score: &Bound<'_, PyAny>, raised: Raised) -> PyResult<By> {
         if score.is_callable() {
             return Ok(By::Function(score.clone().unbind(), raised));
         }
@@ -76,7 +76,7 @@ impl By {
     }
 
     /// What tells one scorer from another, as far as anything can.
-    fn words(&self) -> Vec<String> {
+    pub(crate) fn words(&self) -> Vec<String> {
         match self {
             By::Function(..) => vec!["a function".into()],
             By::Command(command) => command.words().to_vec(),
@@ -84,9 +84,10 @@ impl By {
     }
 }
 
-struct Scorer<'a> {
-    by: By,
-    ctl: &'a Ctl,
+/// Scores for a run that may be cancelled.
+pub(crate) struct Scorer<'a> {
+    pub(crate) by: By,
+    pub(crate) ctl: &'a Ctl,
 }
 
 impl Judge for Scorer<'_> {

@@ -207,6 +207,7 @@ impl Contents for Quantized<'_> {
         config["quantization_config"] = self.prepared.quantization()?;
         output.put("config.json", pretty(&config).as_bytes())?;
         let card = Card {
+            library: "transformers",
             title: "Quantized model",
             tag: "quantized",
             method: &self.prepared.method(),

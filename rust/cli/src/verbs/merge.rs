@@ -1,7 +1,7 @@
 //! `polmrs merge` and `polmrs plan`.
 
 use super::threads;
-use crate::args::{Merge, Merging, Plan};
+use crate::args::{Merge, Merging, Plan, Resources, Writing};
 use crate::progress::shown;
 use crate::text::{bytes, count};
 use polmrs_core::{Ctl, Error, Result};
@@ -26,37 +26,55 @@ pub(crate) fn merge(args: &Merge, ctl: &Ctl) -> Result<()> {
         return Err(Error::Usage("--score: is for --sweep NAME=VALUE,VALUE".into()));
     }
     let prepared = Chain::new(&read(&args.merging)?, settings(args)?, None)?;
-    if !args.quiet {
+    if !args.writing.quiet {
         prepared.notes().iter().for_each(|note| eprintln!("note: {note}"));
     }
-    let report = match shown(args.quiet, "merging", ctl, || prepared.run(&args.out, ctl)) {
-        Err(error @ (Error::Cancelled | Error::Io { .. })) => {
-            explain_remnant(&args.out);
-            return Err(error);
+    let report = merged(&args.out, &args.writing, ctl, &mut || prepared.run(&args.out, ctl))?;
+    tell(&report, &args.out, args.merging.resources.json);
+    Ok(())
+}
+
+/// Runs what writes a folder, with its progress; after an interruption, says what is left.
+pub(super) fn merged(out: &Path, args: &Writing, ctl: &Ctl, work: &mut dyn FnMut() -> Result<Json>) -> Result<Json> {
+    shown(args.quiet, "merging", ctl, work).inspect_err(|error| {
+        if matches!(error, Error::Cancelled | Error::Io { .. }) {
+            explain_remnant(out);
         }
-        other => other?,
-    };
-    if args.merging.json {
+    })
+}
+
+/// Prints the report of a merge.
+pub(super) fn tell(report: &Json, out: &Path, json: bool) {
+    if json {
         println!("{report}");
-    } else {
-        let resumed = match report["resumed_tensors"].as_u64() {
-            Some(0) | None => String::new(),
-            Some(count) => format!(", {count} tensors from an earlier run"),
-        };
+        return;
+    }
+    let resumed = match report["resumed_tensors"].as_u64() {
+        Some(0) | None => String::new(),
+        Some(count) => format!(", {count} tensors from an earlier run"),
+    };
+    println!(
+        "{}: {} parameters in {:.2} s{resumed}{}",
+        out.display(),
+        count(report["output"]["parameters"].as_u64().unwrap_or(0)),
+        report["seconds"].as_f64().unwrap_or(0.0),
+        if report["verified"] == true { ", verified" } else { "" },
+    );
+    if let Some(lost) = report["adapter"]["lost"].as_object() {
+        let percent = |key: &str| 100.0 * lost[key].as_f64().unwrap_or(0.0);
         println!(
-            "{}: {} parameters in {:.2} s{resumed}{}",
-            args.out.display(),
-            count(report["output"]["parameters"].as_u64().unwrap_or(0)),
-            report["seconds"].as_f64().unwrap_or(0.0),
-            if report["verified"] == true { ", verified" } else { "" },
+            "rank {}: {:.2} % of the changes' squared norm left out on average, at most {:.2} % in {}",
+            report["adapter"]["rank"],
+            percent("mean"),
+            percent("most"),
+            lost["module"].as_str().unwrap_or_default(),
         );
     }
-    Ok(())
 }
 
 pub(crate) fn plan(args: &Plan) -> Result<()> {
     let described = Chain::new(&read(&args.merging)?, planning(&args.merging)?, None)?.describe()?;
-    if args.merging.json {
+    if args.merging.resources.json {
         println!("{described}");
     } else {
         print!("{}", readable(&described));
@@ -75,28 +93,34 @@ pub(super) fn read(args: &Merging) -> Result<Vec<Node>> {
 }
 
 fn planning(args: &Merging) -> Result<Settings> {
-    let build = build::Settings {
+    Ok(Settings { build: resources(&args.resources)?, seed: args.seed, lenient: args.lenient })
+}
+
+fn resources(args: &Resources) -> Result<build::Settings> {
+    Ok(build::Settings {
         threads: threads(args.threads)?,
         shard_size: args.shard_size,
         max_memory: args.max_memory,
         ..build::Settings::default()
-    };
-    Ok(Settings { build, seed: args.seed, lenient: args.lenient })
+    })
 }
 
 /// How the arguments ask for a merge to be run.
 pub(super) fn settings(args: &Merge) -> Result<Settings> {
-    let planned = planning(&args.merging)?;
-    let build = build::Settings {
+    Ok(Settings { build: building(&args.merging.resources, &args.writing)?, ..planning(&args.merging)? })
+}
+
+/// How the arguments ask for a folder to be written.
+pub(super) fn building(planned: &Resources, args: &Writing) -> Result<build::Settings> {
+    Ok(build::Settings {
         overwrite: args.overwrite,
         resume: args.resume,
         sync_every: args.sync_every,
         verify: args.verify,
         report: args.report,
         allow_nonfinite: args.allow_nonfinite,
-        ..planned.build
-    };
-    Ok(Settings { build, ..planned })
+        ..resources(planned)?
+    })
 }
 
 /// After Ctrl-C or a full disk: what is left, if anything, and what can be done with it.
@@ -140,6 +164,10 @@ pub(super) fn readable(plan: &Json) -> String {
             "input       {}  {tensors} tensors, {size}{role}",
             input["model"].as_str().unwrap_or_default()
         );
+    }
+    if let Some(adapter) = plan["adapter"].as_object() {
+        let (way, rank, modules) = (&adapter["combination_type"], &adapter["rank"], &adapter["modules"]);
+        let _ = writeln!(text, "adapter     rank {rank} by {}, {modules} modules", way.as_str().unwrap_or_default());
     }
     let output = &plan["output"];
     let (parameters, dtype) = (count(number(&output["parameters"])), output["dtype"].as_str().unwrap_or("-"));

@@ -10,15 +10,15 @@ use serde_json::Value as Json;
 
 pub(super) fn sweep(args: &Merge, ctl: &Ctl) -> Result<()> {
     let goal = goal(&args.scoring)?;
-    let mut scorer = Scorer::new(&args.scoring, args.quiet, ctl)?;
+    let mut scorer = Scorer::new(&args.scoring, args.writing.quiet, ctl)?;
     let over = args.sweep.iter().map(|text| Over::parse(text)).collect::<Result<Vec<_>>>()?;
     let sweep = Sweep::new(&read(&args.merging)?, &over, settings(args)?)?;
-    if !args.quiet {
+    if !args.writing.quiet {
         sweep.notes().iter().for_each(|note| eprintln!("note: {note}"));
     }
     let command = scorer.command.words().to_vec();
     let report = sweep.run(&args.out, goal, &command, &mut scorer, ctl).inspect_err(|_| explain_scored(&args.out))?;
-    if args.merging.json {
+    if args.merging.resources.json {
         println!("{report}");
         return Ok(());
     }

@@ -24,14 +24,14 @@ const NAME: &str = "merged";
 pub(crate) fn merge(args: &Merge, step: &str, ctl: &Ctl) -> Result<()> {
     let asked = parse(step, args)?;
     let chain = Chain::new(&read(&args.merging)?, settings(args)?, None)?;
-    let settings = build::Settings { overwrite: args.overwrite, ..quantize::settings(&asked)? };
+    let settings = build::Settings { overwrite: args.writing.overwrite, ..quantize::settings(&asked)? };
     let planned = Prepared::of(chain.announced(NAME)?, NAME, quantize::config(&asked)?, settings.clone())?;
     if !asked.quiet {
         let notes = chain.notes().into_iter().chain(planned.notes().iter().cloned());
         notes.for_each(|note| eprintln!("note: {note}"));
     }
     chain.refuse_inputs(&args.out)?;
-    output::check(&args.out, args.overwrite)?;
+    output::check(&args.out, args.writing.overwrite)?;
     let between = Between::new(&args.out)?;
     let merged = between.0.join(NAME);
     shown(asked.quiet, "merging", ctl, || chain.run(&merged, ctl))?;
@@ -56,13 +56,13 @@ fn parse(step: &str, args: &Merge) -> Result<Quantize> {
     let Verb::Quantize(mut asked) = parsed.verb else {
         return Err(Error::Internal(format!("then: '{step}' is another verb")));
     };
-    asked.threads = asked.threads.or(args.merging.threads);
-    asked.max_memory = asked.max_memory.or(args.merging.max_memory);
-    asked.shard_size = asked.shard_size.min(args.merging.shard_size);
-    asked.verify |= args.verify;
-    asked.report |= args.report;
-    asked.json |= args.merging.json;
-    asked.quiet |= args.quiet;
+    asked.threads = asked.threads.or(args.merging.resources.threads);
+    asked.max_memory = asked.max_memory.or(args.merging.resources.max_memory);
+    asked.shard_size = asked.shard_size.min(args.merging.resources.shard_size);
+    asked.verify |= args.writing.verify;
+    asked.report |= args.writing.report;
+    asked.json |= args.merging.resources.json;
+    asked.quiet |= args.writing.quiet;
     Ok(*asked)
 }
 

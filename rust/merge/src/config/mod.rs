@@ -8,8 +8,11 @@
 //! with a note. A parameter is looked up at the model, then at its slice, its module, the top level, and then in the
 //! method's defaults.
 
+mod adapter;
 mod parameters;
 mod parts;
+
+pub use adapter::{Combination, Factors};
 
 use crate::methods;
 use crate::setting::Setting;
@@ -39,6 +42,10 @@ pub struct Config {
     pub dtype: Option<Dtype>,
     /// The type of the result.
     pub out_dtype: Option<Dtype>,
+    /// How the factors of a merged adapter are made.
+    pub factors: Factors,
+    /// The base is no model but zero: adapters are changes already.
+    pub over_zero: bool,
     /// The vocabulary and the chat template of the result.
     pub tokenizer: tokenizer::Settings,
     /// What was accepted and has no effect.
@@ -99,12 +106,24 @@ pub type Settings = Vec<(&'static str, Setting)>;
 impl Config {
     /// Reads a document.
     pub fn decode(node: &Node, lenient: bool) -> Result<Config> {
+        Config::read(node, lenient, false)
+    }
+
+    /// Reads a document whose models may be adapters: a method that needs a base has zero for it, the last of the models,
+    /// where the document names none.
+    pub fn decode_any(node: &Node, lenient: bool) -> Result<Config> {
+        Config::read(node, lenient, false).or_else(|error| Config::read(node, lenient, true).map_err(|_| error))
+    }
+
+    fn read(node: &Node, lenient: bool, over_zero: bool) -> Result<Config> {
         let root = if lenient { node.root().lenient() } else { node.root() };
         let mut fields = root.fields()?;
         let method =
             fields.required("merge_method", |field| methods::find(&field.as_text()?).map_err(|e| field.error(e)))?;
         let name = fields.optional("name", document_name)?;
-        let base = fields.optional("base_model", reference)?;
+        let given = fields.optional("base_model", reference)?;
+        let over_zero = over_zero && given.is_none() && adapter::has_zero_base(method.spec());
+        let base = given.or_else(|| over_zero.then(|| adapter::ZERO.to_owned()));
         let mut references = References::default();
         let reader = parts::Reader { spec: method.spec(), base: base.as_deref() };
         let modules = reader.modules(&root, &mut fields, &mut references)?;
@@ -112,6 +131,7 @@ impl Config {
         let parameters = fields.optional("parameters", |field| parameters::decode(field, method.spec(), true))?;
         let dtype = fields.optional("dtype", float_type)?;
         let out_dtype = fields.optional("out_dtype", float_type)?;
+        let factors = Factors::decode(&mut fields)?;
         let tokenizer = tokenizer::Settings::decode(&mut fields, reference)?;
         fields.finish()?;
         Ok(Config {
@@ -123,6 +143,8 @@ impl Config {
             parameters: parameters.unwrap_or_default(),
             dtype,
             out_dtype,
+            factors,
+            over_zero,
             tokenizer,
             notes: root.take_notes(),
         })

@@ -36,6 +36,10 @@ impl Method for ExPO {
         &SPEC
     }
 
+    fn is_linear(&self) -> bool {
+        true
+    }
+
     fn stages(&self, _: &Tensor<'_>, params: &Params) -> Result<Vec<Stage>> {
         let alpha = params.number("alpha") as f32;
         Ok(vec![Stage::map(move |block, out| {

@@ -35,6 +35,10 @@ impl Method for Linear {
         &SPEC
     }
 
+    fn is_linear(&self) -> bool {
+        true
+    }
+
     fn stages(&self, _: &Tensor<'_>, params: &Params) -> Result<Vec<Stage>> {
         let weights: Vec<f32> = params.each("weight").iter().map(|weight| *weight as f32).collect();
         let mut divisor = 1.0;

@@ -37,6 +37,10 @@ impl Method for Passthrough {
         &SPEC
     }
 
+    fn is_linear(&self) -> bool {
+        true
+    }
+
     fn stages(&self, _: &Tensor<'_>, params: &Params) -> Result<Vec<Stage>> {
         let scale = params.each("scale")[0] as f32;
         Ok(vec![Stage::map(move |block, out| {

@@ -7,17 +7,14 @@
 //! Sums are in f32, k in order, and rounded once to the base's type: what peft's `merge_and_unload` gives for an f32
 //! adapter, within rounding. peft gives a replaced module in the adapter's type; here it has the base's.
 
-use super::factors::{Factors, by_rows};
-use super::weights::{Adapter, Pair};
+use super::factors::{Cache, Factors, by_rows};
+use super::weights::{Adapter, Pair, read_f32};
 use polmrs_core::error::did_you_mean;
-use polmrs_core::{BLOCK, Dtype, Error, Result, dtype, reduce};
+use polmrs_core::{BLOCK, Error, Result, dtype, reduce};
 use polmrs_engine::source::{Meta, Source};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// Bytes of factors that are kept for the next block.
-const KEPT: usize = 128 << 20;
 
 /// A model with an adapter on it.
 pub struct Applied {
@@ -26,7 +23,7 @@ pub struct Applied {
     adapter: Arc<Adapter>,
     tensors: Vec<Meta>,
     changes: HashMap<usize, Change>,
-    factors: Mutex<Vec<(usize, Arc<Factors>)>>,
+    factors: Cache,
 }
 
 /// What becomes of one tensor of the base.
@@ -42,7 +39,6 @@ struct Change {
 struct Low {
     pair: Pair,
     scale: f32,
-    rank: u64,
     /// Rows of the stored tensor are inputs: `B A` is transposed.
     inputs_first: bool,
     /// `m / norm` of every output, once computed: DoRA.
@@ -78,7 +74,7 @@ impl Applied {
             }
             changes.entry(tensor).or_insert_with(stays).low = Some(low);
         }
-        Ok(Applied { label: label.into(), base, adapter, tensors, changes, factors: Mutex::default() })
+        Ok(Applied { label: label.into(), base, adapter, tensors, changes, factors: Cache::default() })
     }
 
     /// The elements of a changed tensor from `first` on, before DoRA's ratios.
@@ -106,27 +102,7 @@ impl Applied {
 
     /// The factors of a tensor: kept ones, or read anew.
     fn factors_of(&self, tensor: usize, low: &Low) -> Result<Arc<Factors>> {
-        if let Some((_, kept)) = guard(&self.factors).iter().find(|(at, _)| *at == tensor) {
-            return Ok(Arc::clone(kept));
-        }
-        let read = |at: Option<usize>| -> Result<Vec<f32>> {
-            let at = at.ok_or_else(|| Error::Internal("a pair without a factor".into()))?;
-            let source = self.adapter.source.as_ref();
-            let mut values = vec![0.0; source.tensors()[at].elements() as usize];
-            read_f32(source, at, 0, &mut values, &mut Vec::new())?;
-            Ok(values)
-        };
-        let (a, b, rank) = (read(low.pair.a)?, read(low.pair.b)?, low.rank as usize);
-        let columns = self.tensors[tensor].shape[1] as usize;
-        let (left, right) = if low.inputs_first { (transposed(&a, rank), transposed(&b, columns)) } else { (b, a) };
-        let fresh = Arc::new(Factors { left, right, rank, columns });
-        let mut kept = guard(&self.factors);
-        kept.push((tensor, Arc::clone(&fresh)));
-        let mut held: usize = kept.iter().map(|(_, factors)| factors.nbytes()).sum();
-        while held > KEPT && kept.len() > 1 {
-            held -= kept.remove(0).1.nbytes();
-        }
-        Ok(fresh)
+        self.factors.factors(tensor, || self.adapter.factors(&low.pair, low.inputs_first))
     }
 
     /// DoRA's `m / norm` of every output of a tensor; the first to ask computes them in one pass over the tensor.
@@ -225,40 +201,16 @@ fn locate(adapter: &Adapter, base: &dyn Source, name: &str) -> Result<usize> {
 fn holds_inputs_first(adapter: &Adapter, base: &dyn Source) -> bool {
     let shown = |(module, pair): (&String, &Pair)| {
         let at = locate(adapter, base, &format!("{module}.weight")).ok()?;
-        let [inputs, outputs] = ends(adapter, pair)?;
+        let [inputs, outputs] = adapter.ends(pair)?;
         (!pair.embedding && inputs != outputs).then(|| base.tensors()[at].shape == [inputs, outputs])
     };
     adapter.config.fan_in_fan_out || adapter.pairs.iter().any(|pair| shown(pair) == Some(true))
 }
 
-/// The inputs and the outputs of a pair, by the shapes of A (rank x inputs) and B (outputs x rank).
-fn ends(adapter: &Adapter, pair: &Pair) -> Option<[u64; 2]> {
-    let shape = |at: Option<usize>| at.map(|at| adapter.source.tensors()[at].shape.as_slice());
-    match (shape(pair.a)?, shape(pair.b)?) {
-        ([_, inputs], [outputs, _]) => Some([*inputs, *outputs]),
-        _ => None,
-    }
-}
-
 /// The change of one weight, after a look at all shapes.
 fn low(adapter: &Adapter, module: &str, pair: &Pair, weight: &Meta, inputs_first: bool) -> Result<Low> {
-    let rank = adapter.config.rank(module);
-    let shapes = || {
-        let shape = |at: Option<usize>| at.map(|at| adapter.source.tensors()[at].shape.clone()).unwrap_or_default();
-        (shape(pair.a), shape(pair.b))
-    };
-    let bad = |rule: String| {
-        let (a, b) = shapes();
-        let label = adapter.source.label();
-        Err(Error::Checkpoint(format!("{label}: module '{module}': A of {a:?} and B of {b:?} {rule}")))
-    };
-    let Some([inputs, outputs]) = ends(adapter, pair) else {
-        return bad("are not matrices; only linear layers and embeddings are read".into());
-    };
-    let (a, b) = shapes();
-    if (a[0], b[1]) != (rank, rank) {
-        return bad(format!("are not of rank {rank}, which adapter_config.json says"));
-    }
+    let [inputs, outputs] = adapter.check(module, pair)?;
+    let bad = |rule: String| Err(adapter.misfit(module, pair, &rule));
     let (as_stored, turned) = (weight.shape == [outputs, inputs], weight.shape == [inputs, outputs]);
     if !(turned || as_stored && !pair.embedding) {
         return bad(format!("do not go with '{}' of {:?}", weight.name, weight.shape));
@@ -266,7 +218,6 @@ fn low(adapter: &Adapter, module: &str, pair: &Pair, weight: &Meta, inputs_first
     let low = Low {
         pair: pair.clone(),
         scale: adapter.config.scale(module),
-        rank,
         inputs_first: pair.embedding || (turned && (!as_stored || inputs_first)),
         ratios: Mutex::default(),
     };
@@ -283,21 +234,6 @@ fn same_shape(adapter: &Adapter, at: usize, base: &Meta) -> Result<()> {
     }
     let (label, name, shape, to, expected) = (adapter.source.label(), &meta.name, &meta.shape, &base.name, &base.shape);
     Err(Error::Checkpoint(format!("{label}: '{name}' of {shape:?} does not go with '{to}' of {expected:?}")))
-}
-
-/// Elements of any floating-point tensor as `f32`; `raw` is a buffer.
-fn read_f32(source: &dyn Source, tensor: usize, first: u64, values: &mut [f32], raw: &mut Vec<u8>) -> Result<()> {
-    let kind: Dtype = source.tensors()[tensor].dtype;
-    raw.resize(values.len() * kind.size(), 0);
-    source.read(tensor, first, raw)?;
-    dtype::to_f32(kind, raw, values);
-    Ok(())
-}
-
-/// A matrix of `rows` rows with its rows as columns.
-fn transposed(matrix: &[f32], rows: usize) -> Vec<f32> {
-    let columns = matrix.len() / rows.max(1);
-    (0..matrix.len()).map(|at| matrix[(at % rows) * columns + at / rows]).collect()
 }
 
 /// A lock that outlives a panic elsewhere: what it guards is left consistent between statements.

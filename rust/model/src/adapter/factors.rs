@@ -1,7 +1,11 @@
 //! Low-rank factors of one tensor: `delta[i, j] = sum_k left[i, k] right[k, j]`, k in order, so that the bits of an
 //! element do not depend on the block that it is computed in.
 
-use polmrs_core::simd;
+use polmrs_core::{Result, simd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Bytes of factors that are kept for the next block.
+const KEPT: usize = 128 << 20;
 
 /// The factors of one stored tensor, in the order of its rows and columns.
 #[derive(Debug)]
@@ -32,6 +36,31 @@ impl Factors {
     /// The bytes it takes.
     pub fn nbytes(&self) -> usize {
         (self.left.len() + self.right.len()) * size_of::<f32>()
+    }
+}
+
+/// Factors of several tensors that were read, kept for the next block.
+#[derive(Debug, Default)]
+pub struct Cache(Mutex<Vec<(usize, Arc<Factors>)>>);
+
+impl Cache {
+    /// The factors of a tensor, kept or read anew.
+    ///
+    /// # Errors
+    /// Whatever `read` meets.
+    pub fn factors(&self, tensor: usize, read: impl FnOnce() -> Result<Factors>) -> Result<Arc<Factors>> {
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, kept)) = lock().iter().find(|(at, _)| *at == tensor) {
+            return Ok(Arc::clone(kept));
+        }
+        let fresh = Arc::new(read()?);
+        let mut kept = lock();
+        kept.push((tensor, Arc::clone(&fresh)));
+        let mut held: usize = kept.iter().map(|(_, factors)| factors.nbytes()).sum();
+        while held > KEPT && kept.len() > 1 {
+            held -= kept.remove(0).1.nbytes();
+        }
+        Ok(fresh)
     }
 }
 

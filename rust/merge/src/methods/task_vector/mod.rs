@@ -70,6 +70,10 @@ impl Method for TaskVectors {
         &self.spec
     }
 
+    fn is_linear(&self) -> bool {
+        self.sparsify == Sparsify::Nothing && !self.consensus
+    }
+
     fn stages(&self, tensor: &Tensor<'_>, params: &Params) -> Result<Vec<Stage>> {
         let mut stages = Vec::new();
         let grain = match self.sparsify {

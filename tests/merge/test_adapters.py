@@ -1,0 +1,300 @@
+"""Adapters alone merge into an adapter: peft's numbers where it has the method, the nearest of the rank in any case."""
+
+import json
+
+import polmrs.merge as pm
+import pytest
+import torch
+from merge.lora import changes, loaded, merged_by_peft, train
+from merge.made import same_bits
+from polmrs.errors import CheckpointError, ConfigError, UsageError
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+LINEAR = ["q_proj", "v_proj", "down_proj"]
+SAME = {
+    "plain": ("llama", {"target_modules": LINEAR}),
+    "embedding": ("llama", {"target_modules": ["embed_tokens", "q_proj"]}),
+    "head": ("llama", {"target_modules": ["lm_head", "o_proj"]}),
+    "gpt2": ("gpt2", {"target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True}),
+    "gpt2 embedding": ("gpt2", {"target_modules": ["wte", "c_attn"]}),
+}
+
+
+def pair(base, home, first=None, second=None, **settings):
+    """Two adapters of one model."""
+    return [
+        train(base, home / "a", seed=1, **{**settings, **(first or {})}),
+        train(base, home / "b", seed=2, **{**settings, **(second or {})}),
+    ]
+
+
+def factors(folder):
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def config(folder):
+    return json.loads((folder / "adapter_config.json").read_text())
+
+
+def nearest(matrix, rank):
+    u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
+    return (u[:, :rank] * s[:rank] @ v[:rank]).float()
+
+
+def assert_same_changes(ours, theirs, tolerance=2e-6):
+    assert ours.keys() == theirs.keys()
+    for name, change in theirs.items():
+        assert (ours[name] - change).norm() <= tolerance * change.norm() + 1e-9, name
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_linear_equals_peft_by_svd_and_side_by_side(bases, tmp_path, case):
+    which, settings = SAME[case]
+    base = bases / which
+    adapters = pair(base, tmp_path, second={"r": 3, "lora_alpha": 5}, **settings)
+    method = pm.TaskArithmetic(weight=[0.7, -0.4])
+    for combination, rank in (("svd", 4), ("cat", 7)):
+        to = tmp_path / combination
+        pm.merge(adapters, method=method, combination_type=combination, to=to)
+        assert (config(to)["r"], config(to)["lora_alpha"], config(to)["use_rslora"]) == (rank, rank, False)
+        theirs = merged_by_peft(base, adapters, [0.7, -0.4], combination)
+        assert_same_changes(changes(loaded(base, to)), theirs)
+
+
+@pytest.mark.parametrize("case", ["plain", "embedding", "gpt2"])
+def test_ties_and_magnitude_pruning_equal_peft(bases, tmp_path, case):
+    which, settings = SAME[case]
+    base = bases / which
+    adapters = pair(base, tmp_path, **settings)
+    for name, method in {
+        "ties_svd": pm.TIES(density=0.3),
+        "magnitude_prune_svd": pm.Breadcrumbs(density=0.3, gamma=0.0),
+    }.items():
+        pm.merge(adapters, method=method, svd_rank=6, to=tmp_path / name)
+        theirs = merged_by_peft(base, adapters, [1.0, 1.0], name, density=0.3, svd_rank=6)
+        assert_same_changes(changes(loaded(base, tmp_path / name)), theirs, 1e-5)
+
+
+def test_dare_scatters_around_the_sum_as_far_as_peft_s_does(bases, tmp_path):
+    """E |M - sum|² = (1/p - 1) sum_i w_i² |d_i|² for dare_linear; dare_ties: the two have the same mean length."""
+    base = bases / "llama"
+    adapters = pair(base, tmp_path, target_modules=["down_proj"])
+    parts = [changes(loaded(base, adapter)) for adapter in adapters]
+    ours = {
+        "dare_linear_svd": pm.DARE(density=0.4, rescale="expected"),
+        "dare_ties_svd": pm.DARETIES(density=0.4, rescale="expected", normalize=True),
+    }
+    lengths = {}
+    for name, method in ours.items():
+        merged = merged_by_peft(base, adapters, [1.0, 1.0], name, density=0.4, svd_rank=32)
+        pm.merge(adapters, method=method, svd_rank=32, to=tmp_path / name, seed=3)
+        lengths[name] = [], []
+        for lot, found in zip(lengths[name], (changes(loaded(base, tmp_path / name)), merged), strict=True):
+            for module, change in found.items():
+                a, b = (part[module] for part in parts)
+                if name == "dare_linear_svd":
+                    spread = (
+                        (change - a - b).square().sum() / (1.5 * (a.square() + b.square()).sum())
+                    ).item()
+                    assert spread == pytest.approx(1, abs=0.15), module
+                lot.append((change.norm() / (a + b).norm()).item())
+    for ours_, theirs in lengths.values():
+        assert sum(ours_) == pytest.approx(sum(theirs), rel=0.05)
+
+
+def test_every_rank_alpha_and_target_goes_and_the_result_is_the_nearest_of_its_rank(bases, tmp_path):
+    base = bases / "llama"
+    adapters = pair(
+        base,
+        tmp_path,
+        {
+            "target_modules": LINEAR,
+            "r": 6,
+            "rank_pattern": {"layers.1.self_attn.q_proj": 2, "v_proj": 7},
+            "alpha_pattern": {"^model.layers.0.mlp.down_proj": 3},
+        },
+        {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [0, 2], "use_rslora": True},
+    )
+    a, b = (changes(loaded(base, adapter)) for adapter in adapters)
+    report = pm.merge(adapters, method=pm.Linear(weight=[1, 3]), svd_rank=5, to=tmp_path / "out")
+    found = changes(loaded(base, tmp_path / "out"))
+    assert found.keys() == a.keys() | b.keys()
+    lost = []
+    for name, change in found.items():
+        zero = torch.zeros_like(change)
+        whole = 0.25 * a.get(name, zero) + 0.75 * b.get(name, zero)
+        assert (change - nearest(whole, 5)).norm() <= 2e-6 * whole.norm()
+        lost.append(((change - whole).norm() / whole.norm()).item() ** 2)
+    assert report["adapter"]["lost"]["most"] == pytest.approx(max(lost), abs=1e-5)
+    assert report["adapter"]["lost"]["mean"] == pytest.approx(sum(lost) / len(lost), abs=1e-5)
+    assert any("9 of 11 modules are not in every adapter" in note for note in report["notes"])
+    assert config(tmp_path / "out")["rank_pattern"] == {}
+    assert len(config(tmp_path / "out")["target_modules"]) == 11  # by name: layers_to_transform was set
+    exact = pm.merge(adapters, method=pm.Linear(weight=[1, 3]), combination_type="cat", to=tmp_path / "cat")
+    assert exact["adapter"]["rank"] == 10  # q_proj of the first layer: 6 + 4
+    assert exact["adapter"]["lost"]["most"] == 0.0
+
+
+def test_the_merged_adapter_gives_the_logits_of_the_merged_models(bases, tmp_path):
+    base = bases / "llama"
+    adapters = pair(base, tmp_path, target_modules="all-linear", modules_to_save=["norm"])
+    method = pm.Linear(weight=[0.3, 0.7])
+    pm.merge(adapters, method=method, combination_type="cat", to=tmp_path / "adapter")
+    pm.merge([f"{base}+{adapter}" for adapter in adapters], method=method, to=tmp_path / "model")
+    tokens = torch.arange(1, 13)[None]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert torch.allclose(
+        loaded(base, tmp_path / "adapter")(tokens).logits, model(tokens).logits, atol=2e-5, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pm.Linear(), pm.TIES(density=0.3), pm.DELLA(density=0.5), pm.MetaGPT(), pm.Karcher(), pm.ModelStock()],
+    ids=lambda method: method.name,
+)
+def test_any_number_of_threads_gives_the_same_bits(bases, tmp_path, method):
+    adapters = pair(bases / "llama", tmp_path, target_modules="all-linear")
+    for threads in (1, 3):
+        pm.merge(adapters, method=method, to=tmp_path / f"out{threads}", threads=threads, seed=5)
+    one, three = (factors(tmp_path / f"out{threads}") for threads in (1, 3))
+    assert one.keys() == three.keys() == factors(adapters[0]).keys()
+    assert all(same_bits(one[name], three[name]) for name in one)
+
+
+def test_filters_and_gradients_hold_as_for_models(bases, tmp_path):
+    base = bases / "llama"
+    adapters = pair(base, tmp_path, target_modules=LINEAR)
+    weight = [{"filter": "q_proj", "value": 0.0}, {"value": [0.0, 1.0]}]
+    models = [{"model": str(adapter), "parameters": {"weight": weight}} for adapter in adapters]
+    text = json.dumps({"merge_method": "task_arithmetic", "models": models, "combination_type": "cat"})
+    (tmp_path / "c.yml").write_text(text)
+    pm.merge(tmp_path / "c.yml", to=tmp_path / "out")
+    a, b = (changes(loaded(base, adapter)) for adapter in adapters)
+    for name, change in changes(loaded(base, tmp_path / "out")).items():
+        factor = 0.0 if "q_proj" in name else int(name.split(".")[2]) / 2
+        assert torch.allclose(change, factor * (a[name] + b[name]), atol=1e-7)
+
+
+def test_an_adapter_may_be_the_base(bases, tmp_path):
+    """ExPO from a first adapter through a second one, and what was trained whole along with it."""
+    base = bases / "llama"
+    adapters = pair(base, tmp_path, target_modules=LINEAR, modules_to_save=["norm"])
+    pm.merge(
+        adapters[1:], base=adapters[0], method=pm.ExPO(alpha=0.5), to=tmp_path / "out", combination_type="cat"
+    )
+    a, b = (changes(loaded(base, adapter)) for adapter in adapters)
+    for name, change in changes(loaded(base, tmp_path / "out")).items():
+        assert torch.allclose(change, b[name] + 0.5 * (b[name] - a[name]), atol=1e-7)
+    name = "base_model.model.model.norm.weight"
+    before, after, found = (factors(folder)[name] for folder in (*adapters, tmp_path / "out"))
+    assert torch.allclose(found, after + 0.5 * (after - before))
+
+
+def test_biases_of_lora_are_changes_too(bases, tmp_path):
+    base = bases / "gpt2"
+    settings = {"target_modules": ["c_attn"], "lora_bias": True}
+    adapters = pair(base, tmp_path, second={"target_modules": ["c_attn"], "lora_bias": False}, **settings)
+    pm.merge(adapters, method=pm.TaskArithmetic(weight=0.5), to=tmp_path / "out")
+    assert config(tmp_path / "out")["lora_bias"] is True
+    name = "base_model.model.transformer.h.1.attn.c_attn.lora_B.bias"
+    assert torch.allclose(factors(tmp_path / "out")[name], 0.5 * 1.5 * factors(adapters[0])[name])
+    loaded(base, tmp_path / "out")
+
+
+def test_half_precision_adapters_stay_so_and_the_folder_says_what_was_done(bases, tmp_path):
+    adapters = pair(bases / "llama", tmp_path, target_modules=["q_proj"])
+    for adapter in adapters:
+        state = {name: value.bfloat16() for name, value in factors(adapter).items()}
+        save_file(state, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+    pm.merge(adapters, method=pm.TIES(), to=tmp_path / "out", report=True, verify=True)
+    assert {value.dtype for value in factors(tmp_path / "out").values()} == {torch.bfloat16}
+    pm.merge(adapters, method=pm.TIES(), to=tmp_path / "wide", dtype="float32")
+    assert {value.dtype for value in factors(tmp_path / "wide").values()} == {torch.float32}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "library_name: peft" in card
+    assert "# Merged adapter" in card
+    assert str(tmp_path) not in card
+    rows = json.loads((tmp_path / "out" / "polmrs_report.json").read_text())["tensors"]
+    assert len(rows) == 6
+    assert sum(row["copied"] for row in rows) == 3  # a row per module, under lora_A
+    assert all(row["delta_norm"] > 0 and 0 < row["sign_conflict"] < 1 for row in rows if not row["copied"])
+
+
+def test_a_report_sees_linear_merges_as_it_sees_others(bases, tmp_path):
+    """The changes are never made for the result, but the report is on them."""
+    base = bases / "llama"
+    adapters = pair(base, tmp_path, target_modules=["down_proj"])
+    pm.merge(adapters, method=pm.TaskArithmetic(weight=0.5), to=tmp_path / "out", report=True)
+    rows = json.loads((tmp_path / "out" / "polmrs_report.json").read_text())["tensors"]
+    a, b = (changes(loaded(base, adapter)) for adapter in adapters)
+    for row in rows[::2]:
+        name = row["name"].removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        assert row["delta_norm"] == pytest.approx((0.5 * (a[name] + b[name])).norm().item(), rel=1e-5)
+        assert row["sign_conflict"] == pytest.approx((a[name] * b[name] < 0).float().mean().item(), abs=1e-3)
+
+
+def test_memory_is_planned_and_bounded(bases, tmp_path):
+    adapters = pair(bases / "llama", tmp_path, target_modules=LINEAR)
+    planned = pm.plan(adapters, method=pm.TIES(), threads=4)
+    need = planned["workspace"]["bytes"]
+    assert planned["peak_memory_bytes"] >= 4 * need > 4 * 32 * 80 * 4
+    narrow = pm.plan(adapters, method=pm.TIES(), threads=4, max_memory=2 * need)
+    assert narrow["peak_memory_bytes"] <= 2 * need
+    pm.merge(adapters, method=pm.TIES(), threads=4, max_memory=need, to=tmp_path / "narrow")
+    pm.merge(adapters, method=pm.TIES(), threads=4, to=tmp_path / "wide")
+    narrow, wide = factors(tmp_path / "narrow"), factors(tmp_path / "wide")
+    assert all(same_bits(narrow[name], wide[name]) for name in wide)
+    with pytest.raises(UsageError, match=r"do not hold the workspace of 'model\.layers"):
+        pm.merge(adapters, method=pm.TIES(), max_memory=need - 1, to=tmp_path / "never")
+
+
+def test_the_command_line_plans_merges_and_resumes(bases, tmp_path, polmrs):
+    adapters = pair(bases / "llama", tmp_path, target_modules=LINEAR)
+    models = [{"model": str(adapter)} for adapter in adapters]
+    text = {
+        "merge_method": "ties",
+        "models": models,
+        "parameters": {"weight": 1, "density": 0.4},
+        "svd_rank": 3,
+    }
+    (tmp_path / "c.yml").write_text(json.dumps(text))
+    planned = polmrs("plan", tmp_path / "c.yml")
+    assert "rank 3 by svd, 9 modules" in planned.stdout
+    assert "adapter_model.safetensors" in planned.stdout
+    ran = polmrs("merge", tmp_path / "c.yml", tmp_path / "out", "--verify", "--resume")
+    assert ran.returncode == 0, ran.stderr
+    assert "rank 3: " in ran.stdout
+    again = polmrs("merge", tmp_path / "c.yml", tmp_path / "out")
+    assert again.returncode == 3
+    then = polmrs("merge", tmp_path / "c.yml", tmp_path / "q", "--then", "quantize --scheme w8a16")
+    assert "the result is an adapter" in then.stderr
+
+
+def test_what_needs_a_model_is_refused(bases, tmp_path):
+    base = bases / "llama"
+    adapters = pair(base, tmp_path, target_modules=["q_proj"])
+    dora = train(base, tmp_path / "dora", target_modules=["q_proj"], use_dora=True)
+    saved = train(base, tmp_path / "saved", target_modules=["q_proj"], modules_to_save=["norm"])
+    linear, ties = pm.Linear(), pm.TIES()
+
+    def refused(match, models, error=ConfigError, *, method=linear, **options):
+        with pytest.raises(error, match=match):
+            pm.merge(models, method=method, to=tmp_path / "out", **options)
+        assert not (tmp_path / "out").exists()
+
+    refused("'.*b' is an adapter, and '.*llama' .models.0.. a model; write 'MODEL", [base, adapters[1]])
+    refused("base_model.* a model", adapters, method=ties, base=base)
+    refused("use_dora: its magnitudes", [adapters[0], dora], CheckpointError)
+    refused("does not have '.*norm.weight'", [adapters[0], saved], CheckpointError)
+    refused("was trained whole", [saved], method=ties)
+    refused("ties has no factors to put side by side", adapters, method=ties, combination_type="cat")
+    refused("is for 'combination_type: svd'", adapters, combination_type="cat", svd_rank=3)
+    refused("0 is not a rank", adapters, svd_rank=0)
+    refused("'base_model' is missing; slerp needs it", adapters[:1], method=pm.SLERP(t=0.5))
+    refused("reads statistics", adapters, method=pm.Fisher(statistics=["s", "s"]))
+    refused("are for a merge of adapters", [base], svd_rank=3)
+    with pytest.raises(UsageError, match="are for adapters"):
+        pm.merge({"a": {}}, method=linear, svd_rank=2)
