@@ -234,7 +234,11 @@ def test_an_adapter_and_a_revision_come_from_the_hub(hub, llamas, tmp_path):
     assert equal(ours, merged([f"{llamas / 'base'}+{tmp_path / 'adapter'}"], tmp_path / "local"))
     assert f"base+org/lora@{COMMIT}" in (tmp_path / "out" / "README.md").read_text()
     with pytest.raises(CheckpointError, match=r"org/lora: is an adapter, not a model"):
-        merged(["org/lora"], tmp_path / "other")
+        merged([f"org/lora+{tmp_path / 'adapter'}"], tmp_path / "other")
+    for name, adapter in {"far": "org/lora", "near": tmp_path / "adapter"}.items():
+        pm.merge([adapter], method=pm.Linear(), to=tmp_path / name)
+    far, near = (tmp_path / name / "adapter_model.safetensors" for name in ("far", "near"))
+    assert far.read_bytes() == near.read_bytes()
 
 
 def test_refusals_say_what_to_do(hub, tmp_path, monkeypatch):
