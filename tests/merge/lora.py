@@ -1,7 +1,10 @@
 """peft adapters for the tests of merging: made, loaded, merged by peft itself."""
 
+import json
+
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 
@@ -17,6 +20,21 @@ def train(base, to, seed=0, **settings):
                 parameter += torch.randn(parameter.shape, generator=random) * 0.05
     model.save_pretrained(to)
     return to
+
+
+def made(path, modules, *, rank=4, alpha=6, seed=0):
+    """Writes an adapter without a model: ``modules`` are shapes of weights by name. Gives its changes, in float32."""
+    random, tensors, changes = torch.Generator().manual_seed(seed), {}, {}
+    for name, (outputs, inputs) in modules.items():
+        a, b = (torch.randn(shape, generator=random) for shape in ((rank, inputs), (outputs, rank)))
+        part = f"base_model.model.{name}"
+        tensors |= {f"{part}.lora_A.weight": a, f"{part}.lora_B.weight": b}
+        changes[name] = (alpha / rank * b.double() @ a.double()).float()
+    path.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": sorted(modules)}
+    (path / "adapter_config.json").write_text(json.dumps(config))
+    return changes
 
 
 def changes(model, name="default"):

@@ -1,11 +1,18 @@
 """Adapters alone merge into an adapter: peft's numbers where it has the method, the nearest of the rank in any case."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import polmrs.merge as pm
 import pytest
 import torch
-from merge.lora import changes, loaded, merged_by_peft, train
+from hypothesis import given
+from hypothesis import strategies as st
+from merge.lora import changes, loaded, made, merged_by_peft, train
 from merge.made import same_bits
 from polmrs.errors import CheckpointError, ConfigError, UsageError
 from safetensors.torch import load_file, save_file
@@ -75,6 +82,52 @@ def test_ties_and_magnitude_pruning_equal_peft(bases, tmp_path, case):
         pm.merge(adapters, method=method, svd_rank=6, to=tmp_path / name)
         theirs = merged_by_peft(base, adapters, [1.0, 1.0], name, density=0.3, svd_rank=6)
         assert_same_changes(changes(loaded(base, tmp_path / name)), theirs, 1e-5)
+
+
+def test_merging_one_adapter_changes_nothing(tmp_path):
+    change = made(tmp_path / "a", {"model.layers.0.up": (30, 20), "model.layers.1.up": (20, 30)})
+    for method in (pm.Linear(), pm.TIES(), pm.Karcher(), pm.MetaGPT()):
+        to = tmp_path / method.name
+        pm.merge([tmp_path / "a"], method=method, to=to)
+        assert_same_changes(products(to), change)
+
+
+@given(
+    shape=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    ranks=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    rank=st.integers(1, 12),
+    method=st.sampled_from(
+        [pm.TaskArithmetic(weight=[0.5, -2.0]), pm.TIES(density=0.4), pm.DARE(density=0.5)]
+    ),
+)
+def test_no_matrix_of_the_rank_is_nearer_to_what_the_method_makes(
+    tmp_path_factory, shape, ranks, rank, method
+):
+    """By one hundredth at most: what the method makes is computed from dense changes in memory."""
+    home = tmp_path_factory.mktemp("nearest")
+    name = "model.layers.0.up"
+    parts = {
+        str(home / f"{at}"): made(home / f"{at}", {name: shape}, rank=own, alpha=3, seed=at)
+        for at, own in enumerate(ranks)
+    }
+    dense = {at: {f"{name}.weight": part[name]} for at, part in parts.items()}
+    whole = pm.merge(dense, base={f"{name}.weight": torch.zeros(shape)}, method=method, seed=7)
+    pm.merge(list(parts), method=method, seed=7, svd_rank=rank, to=home / "out")
+    whole, found = whole[f"{name}.weight"], products(home / "out")[name]
+    least = (whole - nearest(whole, rank)).norm()
+    assert (whole - found).norm() <= 1.01 * least + 3e-6 * whole.norm()
+
+
+def products(folder):
+    """What an adapter without patterns changes, from its files alone."""
+    scale, tensors = config(folder)["lora_alpha"] / config(folder)["r"], factors(folder)
+    return {
+        name.removeprefix("base_model.model.").removesuffix(".lora_A.weight"): scale
+        * tensors[name.replace("lora_A", "lora_B")]
+        @ a
+        for name, a in tensors.items()
+        if name.endswith("lora_A.weight")
+    }
 
 
 def test_dare_scatters_around_the_sum_as_far_as_peft_s_does(bases, tmp_path):
@@ -271,6 +324,28 @@ def test_the_command_line_plans_merges_and_resumes(bases, tmp_path, polmrs):
     assert again.returncode == 3
     then = polmrs("merge", tmp_path / "c.yml", tmp_path / "q", "--then", "quantize --scheme w8a16")
     assert "the result is an adapter" in then.stderr
+
+
+def test_a_killed_merge_goes_on_to_the_same_bits(tmp_path):
+    modules = {f"model.layers.{at}.up": (400, 300) for at in range(12)}
+    for at, name in enumerate("ab"):
+        made(tmp_path / name, modules, rank=8, seed=at)
+    models = [{"model": str(tmp_path / name)} for name in "ab"]
+    text = {"merge_method": "ties", "models": models, "parameters": {"weight": 1, "density": 0.4}}
+    (tmp_path / "c.yml").write_text(json.dumps(text))
+    pm.merge(tmp_path / "c.yml", to=tmp_path / "whole")
+    command = [Path(sys.executable).with_name("polmrs"), "merge", tmp_path / "c.yml", tmp_path / "out"]
+    options = ["--threads", "1", "--sync-every", "1", "--json", "--resume"]
+    journal = tmp_path / "out.partial" / ".polmrs.journal"
+    process = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (journal.exists() and "done" in journal.read_text()):
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    done = json.loads(subprocess.run([*command, *options], capture_output=True, check=True).stdout)
+    assert 0 < done["resumed_tensors"] < 24
+    ours, whole = factors(tmp_path / "out"), factors(tmp_path / "whole")
+    assert all(same_bits(ours[name], whole[name]) for name in whole)
 
 
 def test_what_needs_a_model_is_refused(bases, tmp_path):

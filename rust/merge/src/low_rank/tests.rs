@@ -28,7 +28,7 @@ const KEY: fn() -> Key = || Key::new(0, "w", "svd");
 
 #[test]
 fn a_matrix_of_low_rank_comes_back_whatever_its_shape() {
-    for (rows, columns) in [(5, 9), (9, 5), (300, 200), (1, 7), (130, 400)] {
+    for (rows, columns) in [(5, 9), (9, 5), (90, 200), (1, 7)] {
         let (left, right) = (noise(rows * 3, 1), noise(3 * columns, 2));
         let matrix = product(&left, &right, 3, columns);
         for rank in [3, 4] {
@@ -68,7 +68,7 @@ fn a_product_and_the_dense_matrix_it_makes_have_the_same_nearest() {
 
 #[test]
 fn noise_is_brought_within_one_hundredth_of_the_least_distance() {
-    let (rows, columns, rank) = (300, 260, 6);
+    let (rows, columns, rank) = (160, 140, 4);
     let matrix = noise(rows * columns, 6);
     let found = nearest(&matrix, columns, rank, KEY());
     let whole = Panel::of(&matrix, rows, columns, false);
