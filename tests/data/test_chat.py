@@ -150,6 +150,19 @@ def test_tools_reach_the_template():
     assert text[spans[0].begin : spans[0].end] == "[add]<|end|>\n"
 
 
+def test_what_a_template_would_drop_without_a_word_is_refused():
+    calling = Message("assistant", (ToolCall("add", {"a": 1}),), 1.0)
+    with pytest.raises(UsageError, match="it leaves the call of add out of turn 2"):
+        encode("", (user("2 + 2"), calling), TOKENS[CHATML])
+    tool = {"type": "function", "function": {"name": "add"}}
+    with pytest.raises(UsageError, match="it writes none of the tools add"):
+        encode("", chat([("q", "a")]), TOKENS[CHATML], tools=(tool,))
+    dropping = CHATML.replace("m.content", "m.content.split('</think>')[-1]")
+    with pytest.raises(UsageError, match="it leaves words out of turn 2: '<think>"):
+        encode("", chat([("q", "<think>so</think>a")]), tokenizer(dropping))
+    assert encode("", chat([("q", " a ")]), tokenizer(CHATML.replace("m.content", "m.content.strip()"))).ids
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

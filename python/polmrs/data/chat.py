@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from polmrs.data.messages import Audio, Image, Message, Text, ToolCall, ToolResult, Turns
 from polmrs.errors import UsageError
 
@@ -100,28 +102,37 @@ def rendered(turns: tuple[Message, ...], tokenizer: Any, tools: Tools = ()) -> t
     """A conversation as its chat template writes it, and where each message that counts stands.
 
     Raises:
-        UsageError: The template is missing, cannot render the messages, or hides where they stand.
+        UsageError: The template is missing, cannot render the messages, leaves out words, calls or tools, or hides where
+            the messages stand.
     """
     whole = _render(turns, tokenizer, tools)
-    spans = [_difference(turns, i, whole, tokenizer, tools) for i, turn in enumerate(turns) if turn.weight]
-    marked = _marked(turns, whole, tokenizer, tools)
-    if marked is None:
-        return whole, [span if span is not None else _refuse(tokenizer) for span in spans]
-    theirs = dict(zip(_assistants(turns), marked, strict=True))
     counted = [i for i, turn in enumerate(turns) if turn.weight]
-    found = [theirs.get(i, span) for i, span in zip(counted, spans, strict=True)]
-    return whole, [span if span is not None else _refuse(tokenizer) for span in found]
+    marked = _marked(turns, whole, tokenizer, tools) or {}
+    found = []
+    for i in counted:
+        span = marked[i] if i in marked else _difference(turns, i, whole, tokenizer, tools)
+        if span is None:
+            raise UsageError(
+                "chat template: it writes earlier turns otherwise once later ones follow, so the tokens of a turn cannot be "
+                "told; train on last answers alone (kind prompt_completion), or use a template with {% generation %}"
+            )
+        _check_written(turns[i], i, whole[span.begin : span.end])
+        found.append(span)
+    names = [str(tool.get("function", tool).get("name")) for tool in tools]
+    if names and not any(name in whole for name in names):
+        raise UsageError(f"chat template: it writes none of the tools {', '.join(names)}")
+    return whole, found
 
 
-def _refuse(tokenizer: Any) -> Span:
-    raise UsageError(
-        "chat template: it writes earlier turns otherwise once later ones follow, so the tokens of a turn cannot be told; "
-        "train on last answers alone (kind prompt_completion), or use a template with {% generation %}"
-    )
-
-
-def _assistants(turns: Sequence[Message]) -> list[int]:
-    return [i for i, turn in enumerate(turns) if turn.role == "assistant"]
+def _check_written(turn: Message, i: int, span: str) -> None:
+    """Refuses what a template leaves out of words that shall be learned: tool calls that it does not know, reasoning that it drops."""
+    for part in turn.content:
+        if isinstance(part, ToolCall) and part.name not in span:
+            raise UsageError(f"chat template: it leaves the call of {part.name} out of turn {i + 1}")
+        if isinstance(part, Text) and part.text.strip() not in span:
+            raise UsageError(
+                f"chat template: it leaves words out of turn {i + 1}: {part.text.strip()[:80]!r}"
+            )
 
 
 def _difference(turns: tuple[Message, ...], i: int, whole: str, tokenizer: Any, tools: Tools) -> Span | None:
@@ -137,12 +148,16 @@ def _difference(turns: tuple[Message, ...], i: int, whole: str, tokenizer: Any, 
     begin = len(before)
     if turns[i].role == "assistant":
         opened = _render(turns[:i], tokenizer, tools, opening=True)
-        begin = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(after, opened, strict=False)))
+        if after.startswith(opened):
+            begin = len(opened)
+        else:  # it opens an answer otherwise, with a thought say: what both begin with
+            same = takewhile(lambda pair: pair[0] == pair[1], zip(after, opened, strict=False))
+            begin = max(begin, sum(1 for _ in same))
     return Span(begin, len(after), turns[i].weight)
 
 
-def _marked(turns: tuple[Message, ...], whole: str, tokenizer: Any, tools: Tools) -> list[Span] | None:
-    """The assistant's messages by the template's marks, in order; nothing where it has none."""
+def _marked(turns: tuple[Message, ...], whole: str, tokenizer: Any, tools: Tools) -> dict[int, Span] | None:
+    """The assistant's messages by the template's marks; nothing where it has none."""
     template = _template(tokenizer, tools)
     if not _GENERATION.search(template):
         return None
@@ -156,12 +171,12 @@ def _marked(turns: tuple[Message, ...], whole: str, tokenizer: Any, tools: Tools
         **tokenizer.special_tokens_map,
     )
     texts, indices = made
-    at = _assistants(turns)
+    at = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
     if texts[0] != whole or len(indices[0]) != len(at):
         raise UsageError(
             f"chat template: {len(indices[0])} generation blocks for {len(at)} assistant messages"
         )
-    return [Span(begin, end, turns[i].weight) for i, (begin, end) in zip(at, indices[0], strict=True)]
+    return {i: Span(begin, end, turns[i].weight) for i, (begin, end) in zip(at, indices[0], strict=True)}
 
 
 def _template(tokenizer: Any, tools: Tools) -> str:
@@ -231,7 +246,7 @@ def _tokenized(text: str, spans: Sequence[Span], tokenizer: Any, *, chat: bool, 
     Special tokens stand in a chat's text already; plain text gets the tokenizer's own first one unless it begins with it.
     """
     ids, places = _placed(text, tokenizer)
-    weights = [max((s.weight for s in spans if a < s.end and b > s.begin), default=0.0) for a, b in places]
+    weights = _weighted(places, spans)
     if chat:
         if spans and ends and not _closed(text, ids, tokenizer):
             if tokenizer.eos_token_id is None:
@@ -242,6 +257,17 @@ def _tokenized(text: str, spans: Sequence[Span], tokenizer: Any, *, chat: bool, 
     if weights:
         weights[0] = 0.0
     return Encoded(ids=ids, weights=weights, ends=[])
+
+
+def _weighted(places: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[float]:
+    """The weight of each token: that of the span which it lies in, or the greater one across a border."""
+    begins, ends = np.array(places, np.int64).reshape(-1, 2).T
+    weights = np.zeros(len(places))
+    for span in spans:
+        within = (begins < span.end) & (ends > span.begin)
+        weights[within] = np.maximum(weights[within], span.weight)
+    found: list[float] = weights.tolist()
+    return found
 
 
 def _placed(text: str, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
