@@ -10,7 +10,8 @@ fine-tunes move less: at d ~ N(0, 1e-4) most bfloat16 weights stay as they are, 
 | LLAMA | those of a Llama of 506 M parameters, base + 3 | time, equality with the peer, memory |
 | LARGE | one of 2 GB, base + 2; its content repeats every 32 MB | memory of a tensor larger than the buffers |
 | holes | those of a Llama of 7 billion, all zero, in files without blocks | memory of a model larger than it |
-| MANY | 2,000 small ones of four shapes, base + 3 | memory and time where tensors are many |
+| MANY | 2,000 small ones of four shapes, base + 3 | memory where tensors are many |
+| CROWD | 20,000 of 256 to 16,384 elements, base + 3 | time where tensors are many |
 """
 
 import json
@@ -117,6 +118,11 @@ MANY = Checkpoint(
     shapes={
         f"model.{at:04}.weight": [(256,), (64, 64), (256, 256), (200, 400)][at % 4] for at in range(2000)
     },
+)
+CROWD = Checkpoint(
+    folder="crowd-20000",
+    fine_tunes=3,
+    shapes={f"model.{at:05}.weight": [(256,), (64, 64), (128, 128)][at % 3] for at in range(20_000)},
 )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from agree import alike, equal
-from checkpoints import HOME, LARGE, LLAMA, MANY, Checkpoint, holes, read
+from checkpoints import CROWD, HOME, LARGE, LLAMA, MANY, Checkpoint, holes, read
 from measure import SAMPLE_S, Command, Run, measured, warm
 from record import HISTORY, ROOT, Measurement, record
 
@@ -30,6 +30,7 @@ OUT = HOME / "out"
 
 THREADS = 2
 MEMORY_LIMIT_MIB = 512
+CROWD_LIMIT_S = 3.0
 PEER_ENV = {"OMP_NUM_THREADS": str(THREADS), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -95,7 +96,10 @@ def main() -> int:
     OUT.mkdir(parents=True, exist_ok=True)
     parts: dict[str, Callable[[], bool]] = {name: partial(speed, name, args) for name in METHODS}
     parts |= {"memory": partial(memory, args.out), "bounded": partial(bounded, args.out)}
-    parts |= {"safety": partial(safety, args.reps, args.out), "start": partial(start, args.out)}
+    parts |= {
+        name: partial(timed, args.reps, args.out) for name, timed in (("safety", safety), ("crowd", crowd))
+    }
+    parts |= {"start": partial(start, args.out)}
     names = [args.only] if args.only else list(parts)
     kept = [parts[name]() for name in names]
     shutil.rmtree(OUT)
@@ -105,7 +109,9 @@ def main() -> int:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Time and memory of polmrs merge.")
     parser.add_argument(
-        "--only", choices=[*METHODS, "memory", "bounded", "safety", "start"], help="one part [default: all]"
+        "--only",
+        choices=[*METHODS, "memory", "bounded", "safety", "crowd", "start"],
+        help="one part [default: all]",
     )
     parser.add_argument("--no-peers", action="store_true", help="leave mergekit out")
     parser.add_argument("--reps", type=int, default=5, help="runs of ours and of the copy limit [default: 5]")
@@ -322,6 +328,34 @@ def safety(reps: int, out: Path) -> bool:
         against(out, line, "never syncs", None, plain, ratio)
     settle()
     return True
+
+
+def crowd(reps: int, out: Path) -> bool:
+    """Merges of very many small tensors."""
+    models = CROWD.models()
+    kept = True
+    for name in ("linear", "ties"):
+        config = OUT / f"{name}.yml"
+        config.write_text(yaml(name, models))
+        warm([folder / "model.safetensors" for folder in models])
+        runs: list[Run] = []
+        for _ in range(reps):
+            settle()
+            runs.append(
+                measured([POLMRS, "merge", config, OUT / "ours", "--threads", str(THREADS), "--quiet"])
+            )
+        run = Run.median(runs)
+        within = run.wall <= CROWD_LIMIT_S
+        kept &= within
+        size = size_of(CROWD, len(METHODS[name].inputs(models)))
+        print(
+            f"{name} of {size}: {run.wall:.2f} s, asked: <= {CROWD_LIMIT_S:.0f}{'' if within else '  MISSED'}"
+        )
+        record(
+            out, Measurement(name=f"merge.crowd.{name}", size=size, median=run.wall, unit="s", cpu=run.cpu)
+        )
+    settle()
+    return kept
 
 
 def size_of(checkpoint: Checkpoint, inputs: int) -> str:
