@@ -7,7 +7,7 @@ them; one forward and backward pass a micro-batch, each divided by those sums; c
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -130,6 +130,7 @@ def fit(
         raise UsageError("precision: fp16 scales the loss by what one rank sees, so not with fsdp2; use bf16")
     parameters = sum(p.numel() for p in policy.parameters())
     with (
+        ExitStack() as ending,
         threads(num_threads, parameters, home.device),
         torch.random.fork_rng(devices=[home.device] if home.device.type == "cuda" else []),
         _training(policy, activation_checkpointing),
@@ -143,6 +144,7 @@ def fit(
         loop = Stepper(
             policy, objective, state, modules, home, optim.build(modules, lr), schedule, steps, precision
         )
+        ending.callback(loop.close)
         loop.clip, loop.micro, loop.micro_tokens, loop.folder = clip, micro, micro_tokens, folder
         loop.start_average(average)
         stopper = Stopper(evaluation)

@@ -1,7 +1,7 @@
 """Optimizers by name, with groups of parameters by name pattern.
 
-Names are those of torch in lower case: ``adamw``, ``sgd``, ``adafactor``, ``muon``, ...; options are torch's own keyword
-arguments, checked against its signature. ``adamw`` differs from torch in one default: no weight decay unless asked for.
+Names are those of torch in lower case: ``adamw``, ``sgd``, ``adafactor``, ``muon``, ..., and ``lomo`` and ``adalomo``
+(``polmrs.train.fused``); options are the class's own keyword arguments, checked against its signature. ``adamw`` differs from torch in one default: no weight decay unless asked for.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import nn
 
 from polmrs.config import nearest
 from polmrs.errors import ConfigError
+from polmrs.train.fused import AdaLomo, Lomo
 
 NAMES: dict[str, type[torch.optim.Optimizer]] = {
     name.lower(): kind
@@ -24,7 +25,7 @@ NAMES: dict[str, type[torch.optim.Optimizer]] = {
     if isinstance(kind, type)
     and issubclass(kind, torch.optim.Optimizer)
     and kind not in (torch.optim.Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam)
-}
+} | {"lomo": Lomo, "adalomo": AdaLomo}
 
 
 @dataclass(frozen=True, kw_only=True)

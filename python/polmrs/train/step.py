@@ -17,8 +17,9 @@ from polmrs.data.ragged import Batch
 from polmrs.engine import TINY, Engine, release, whole
 from polmrs.errors import NonFiniteError, UsageError
 from polmrs.models import Policy
-from polmrs.train import checkpoint
+from polmrs.train import checkpoint, fused
 from polmrs.train.evaluation import Stopper
+from polmrs.train.fused import Fused
 from polmrs.train.objective import Objective, divisors_of, loss_of, prepared, split
 from polmrs.train.record import Row
 from polmrs.train.schedules import Schedule
@@ -34,6 +35,8 @@ class Stepper:
     micro: int | None
     micro_tokens: int | None
     folder: Path | None
+    measured: float
+    """The norm before clipping, where a pass of its own found it."""
 
     def __init__(
         self,
@@ -65,14 +68,21 @@ class Stepper:
         micros = [(batch.to(engine.device), counts) for batch, counts in shares]
         divisors = divisors_of(self.objective, micros, engine)
         shared = prepared(self.objective, self.policy, micros)
+        factor = self.schedule.factor(done, steps=self.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
         optimizer.zero_grad(set_to_none=True)
         self._release()
+        if isinstance(optimizer, Fused):
+            self._before_updates(optimizer, done, micros, shared, divisors)
         sums = dict.fromkeys(divisors, 0.0)
         loss = 0.0
         for batch, counts in micros:
             with self._autocast():
                 terms = self.objective(self.policy, batch, shared, self.state)
             part = loss_of(self.objective, terms, divisors) * float(counts)
+            if isinstance(optimizer, Fused) and not bool(torch.isfinite(part)):
+                self._fail(done, "loss", float(part.detach()), batch)
             self._release()
             torch.autograd.backward(self.scaler.scale(part))
             if counts:
@@ -87,9 +97,6 @@ class Stepper:
         norm = self._clipped()
         if not math.isfinite(norm) and not self.scaler.is_enabled():
             self._fail(done, "gradient norm", norm, Batch.cat(list(examples)))
-        factor = self.schedule.factor(done, steps=self.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
         self.scaler.step(optimizer)
         self.scaler.update()
         self._average()
@@ -111,7 +118,38 @@ class Stepper:
         if self.large:
             release(self.engine.device)
 
+    def close(self) -> None:
+        """Leaves the parameters without hooks."""
+        if isinstance(self.training.optimizer, Fused):
+            self.training.optimizer.close()
+
+    def _before_updates(
+        self,
+        optimizer: Fused,
+        done: int,
+        micros: Sequence[tuple[Batch, bool]],
+        shared: Any,
+        divisors: Mapping[str, float],
+    ) -> None:
+        """For an optimizer that updates in the backward pass: the norm first, by a pass of its own, if it is clipped."""
+        fused.check(optimizer, micros=len(micros), world=self.engine.world, scaled=self.scaler.is_enabled())
+        optimizer.begin()
+        if self.clip is None:
+            return
+        (batch, _), device = micros[0], self.engine.device
+        cuda = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda), optimizer.measuring():
+            with self._autocast():
+                terms = self.objective(self.policy, batch, shared, self.state)
+            torch.autograd.backward(loss_of(self.objective, terms, divisors))
+        self.measured = optimizer.norm
+        if not math.isfinite(self.measured):
+            self._fail(done, "gradient norm", self.measured, batch)
+        optimizer.begin(min(1.0, self.clip / (self.measured + 1e-6)))
+
     def _clipped(self) -> float:
+        if isinstance(self.training.optimizer, Fused):
+            return self.training.optimizer.norm if self.clip is None else self.measured
         gradients = [p.grad for p in self.training.modules.parameters() if p.grad is not None]
         norm = self.engine.norm(gradients)
         if self.clip is not None and norm + 1e-6 > self.clip:
