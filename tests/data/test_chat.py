@@ -4,8 +4,9 @@ import pytest
 from data.tokenizers import CHATML, MARKED, OPEN, REWRITING, counted, tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from polmrs.data.chat import encode, prompt_ids, rendered
+from polmrs.data.chat import rendered
 from polmrs.data.messages import Message, ToolCall
+from polmrs.data.sequence import encode, prompt_ids
 from polmrs.errors import UsageError
 
 TOKENS = {name: tokenizer(name) for name in (CHATML, MARKED)}

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models.made import policy as made_policy
 from polmrs.data import read
-from polmrs.data.chat import encode
 from polmrs.data.ragged import Batch
 from polmrs.data.records import PromptCompletion
 from polmrs.data.screening import (
@@ -29,6 +28,7 @@ from polmrs.data.screening import (
     response,
     screen,
 )
+from polmrs.data.sequence import encode
 from polmrs.errors import ArrayError, ConfigError, UsageError
 from polmrs.finetune import SFT
 from polmrs.train import fit

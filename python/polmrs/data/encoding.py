@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, overload
 
-from polmrs.data.chat import Encoded, encode, prompt_ids
 from polmrs.data.messages import Message, Turns
 from polmrs.data.ragged import Batch
 from polmrs.data.records import (
@@ -22,6 +21,7 @@ from polmrs.data.records import (
     Verifiable,
 )
 from polmrs.data.rows import Fault
+from polmrs.data.sequence import Encoded, encode, prompt_ids
 from polmrs.errors import ConfigError, PolmrsError, UsageError
 
 TooLong: TypeAlias = Literal["refuse", "drop", "split", "prompt_start", "prompt_end", "completion_end"]

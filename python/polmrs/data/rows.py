@@ -196,7 +196,7 @@ def _table(delimiter: str) -> Callable[[str, Any, TextUnit], Iterator[Row | Faul
 
 
 def _cells(path: str, lines: Any) -> Iterator[Row | Fault]:
-    csv.field_size_limit(1 << 27)
+    limit = csv.field_size_limit(1 << 27)  # of the process, so it is put back
     columns: list[str] | None = None
     begin = 1
     try:
@@ -214,6 +214,8 @@ def _cells(path: str, lines: Any) -> Iterator[Row | Fault]:
                 yield Row(origin, dict(zip(columns, cells, strict=True)))
     except (csv.Error, UnicodeDecodeError) as error:
         yield Fault(f"{path}:{begin}", f"not CSV: {error}; nothing after it is read")
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _plain(path: str, file: Any, text: TextUnit) -> Iterator[Row | Fault]:

@@ -14,10 +14,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from polmrs.data.chat import encode
 from polmrs.data.dataset import Dataset
 from polmrs.data.ragged import Batch
 from polmrs.data.screening.screen import Scores, completed
+from polmrs.data.sequence import encode
 from polmrs.errors import PolmrsError, UsageError
 from polmrs.models import Policy
 
