@@ -16,9 +16,11 @@ POLMRS = Path(sys.executable).with_name("polmrs")
 
 
 def check(path):
-    """The exit code, and what was found."""
+    """The exit code, and what was found; in Python it is the same."""
     run = subprocess.run([POLMRS, "check", path, "--json"], capture_output=True, text=True)
-    return run.returncode, [(row["place"], row["what"]) for row in json.loads(run.stdout)["findings"]]
+    found = json.loads(run.stdout)
+    assert pq.check(path) == found
+    return run.returncode, [(row["place"], row["what"]) for row in found["findings"]]
 
 
 def settings(path, change):

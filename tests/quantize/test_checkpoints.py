@@ -196,6 +196,19 @@ def test_rules_choose_by_name_and_the_config_says_so(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("format", ["gptq_v2", "awq"])
+def test_a_limit_of_memory_makes_stripes_narrower_and_changes_no_bit(format, tmp_path):
+    weight = torch.randn(2048, 1024, generator=torch.Generator().manual_seed(0)).bfloat16()
+    folder(tmp_path / "model", {"mlp.up_proj.weight": weight})
+    settings = {"scheme": pq.W4A16(asym=True), "format": format, "threads": 2}
+    free = pq.plan(tmp_path / "model", **settings)["peak_memory_bytes"]
+    limit = 3 << 20
+    assert pq.plan(tmp_path / "model", max_memory=limit, **settings)["peak_memory_bytes"] <= limit < free
+    pq.quantize(tmp_path / "model", to=tmp_path / "free", **settings)
+    pq.quantize(tmp_path / "model", to=tmp_path / "within", max_memory=limit, **settings)
+    same(read(tmp_path / "within")[0], read(tmp_path / "free")[0])
+
+
 def test_the_report_says_how_far_each_weight_is_from_its_codes(tmp_path):
     folder(tmp_path / "model")
     pq.quantize(tmp_path / "model", scheme=pq.W4A16(group=64), to=tmp_path / "out", report=True)

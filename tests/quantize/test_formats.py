@@ -58,14 +58,21 @@ def fields(words, bits, axis):
     return np.moveaxis((stream << np.arange(bits)).sum(-1), -1, axis)
 
 
-@given(bits=st.sampled_from([2, 3, 4, 8]), groups=st.integers(1, 3), seed=st.integers(0, 99))
-def test_gptq_is_its_formula(bits, groups, seed):
+@given(
+    bits=st.sampled_from([2, 3, 4, 8]),
+    groups=st.integers(1, 3),
+    seed=st.integers(0, 99),
+    shuffled=st.booleans(),
+)
+def test_gptq_is_its_formula_in_whatever_order_columns_are_grouped(bits, groups, seed, shuffled):
     weight = normal(64, 32 * groups, seed=seed)
     tensors = quantize.to_format(
         weight, quantize.Integer(bits=bits, group=32, span="affine"), format="gptq_v2"
     )
     codes, zeros = fields(tensors["qweight"], bits, 0), fields(tensors["qzeros"], bits, 1)
     group = tensors["g_idx"]
+    if shuffled:  # desc_act
+        np.random.default_rng(seed).shuffle(group)
     expected = (codes.astype(np.float32) - zeros[group]) * tensors["scales"].astype(np.float32)[group]
     np.testing.assert_array_equal(quantize.from_format(tensors, format="gptq_v2"), expected.T)
 

@@ -81,7 +81,7 @@ def damage(path, name, change):
     [
         ("qzeros", lambda tensors, name: tensors.pop(name), "qzeros: not there"),
         ("scales", lambda tensors, name: tensors.update({name: tensors[name][:, :5].clone()}), r"scales: F16 of \[3, 5\], where F16 of \[3, 320\] is expected"),
-        ("g_idx", lambda tensors, name: tensors.update({name: tensors[name].flip(0)}), "g_idx: not column / 64; columns out of order"),
+        ("g_idx", lambda tensors, name: tensors.update({name: tensors[name] * 0}), "g_idx: column 64 is of group 0, where 3 groups of 64 columns are expected"),
         ("perm", lambda tensors, name: tensors.update({name: torch.zeros(4)}), "perm: a tensor that gptq_v2 does not know"),
     ],
 )  # fmt: skip

@@ -16,7 +16,7 @@ def cells(report: dict[str, Any], key: str) -> tuple[list[str], list[str], list[
     kinds: dict[str, None] = {}
     for row in report["tensors"]:
         match = _LAYER.match(row["name"])
-        if match is None or row[key] is None:
+        if match is None or row.get(key) is None:
             continue
         stack, number, kind = match["stack"], int(match["layer"]), match["kind"]
         name = layers.setdefault((stack, number), f"{stack}.{number}")

@@ -16,6 +16,7 @@ GIL is released, all threads work, and the bits do not depend on their number. A
 True
 """
 
+from polmrs.quantize.checking import check
 from polmrs.quantize.codec import Codec, Encoded, decode, encode
 from polmrs.quantize.format import Format, from_format, quantization_config, to_format
 from polmrs.quantize.fp4 import MXFP4, NVFP4
@@ -71,6 +72,7 @@ __all__ = [
     "Method",
     "Scheme",
     "W8A8LLMInt8",
+    "check",
     "collect",
     "decode",
     "encode",

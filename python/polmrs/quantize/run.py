@@ -28,6 +28,7 @@ class _Asked:
     exclude: list[str]
     rules: list[str]
     compat: bool
+    stats: str | None
 
 
 def _asked(
@@ -38,6 +39,7 @@ def _asked(
     rules: Mapping[str, Scheme | None] | None,
     exclude: Sequence[str],
     compat: bool,
+    stats: str | PathLike[str] | None,
 ) -> _Asked:
     ruled = (rules or {}).items()
     return _Asked(
@@ -48,6 +50,7 @@ def _asked(
         exclude=list(exclude),
         rules=[f"{pattern}={'none' if other is None else other}" for pattern, other in ruled],
         compat=compat,
+        stats=None if stats is None else fspath(stats),
     )
 
 
@@ -61,6 +64,7 @@ def quantize(
     rules: Mapping[str, Scheme | None] | None = None,
     exclude: Sequence[str] = (),
     compat: bool = False,
+    stats: str | PathLike[str] | None = None,
     threads: int | None = None,
     shard_size: int = 5_000_000_000,
     overwrite: bool = False,
@@ -87,6 +91,8 @@ def quantize(
             that finds a name decides.
         exclude: Patterns of modules that stay as they are, whatever rules say.
         compat: Compute in the weights' own type, for llm-compressor's codes of bf16 weights; by default in float32.
+        stats: A statistics file of ``collect``: the report, which is then written, also says what codes do to each layer's
+            output (``output``: the norm of the error over that of the output, on the texts of the file).
         threads: All cores, or ``POLMRS_NUM_THREADS``, if not given.
         shard_size: The most bytes of tensors in one file.
         overwrite: Replace ``to`` if it is a model folder already.
@@ -103,7 +109,7 @@ def quantize(
     Raises:
         UsageError: A rule that finds nothing, settings that do not go together.
         ConfigError: A format that does not hold the scheme, a group that does not divide a row.
-        CheckpointError: Nothing to quantize, or codes without a config that says what they are.
+        CheckpointError: Nothing to quantize, codes without a config that says what they are, or statistics of another model.
         NonFiniteError: A weight holds a NaN or an infinity.
         OutputExistsError: ``to`` exists (unless ``overwrite``).
 
@@ -119,7 +125,7 @@ def quantize(
     """
     done: dict[str, Any] = json.loads(
         _core.quant.quantize_folder(
-            _asked(model, scheme, method, format, rules, exclude, compat),
+            _asked(model, scheme, method, format, rules, exclude, compat, stats),
             fspath(to),
             threads=threads,
             shard_size=shard_size,
@@ -144,12 +150,13 @@ def plan(
     rules: Mapping[str, Scheme | None] | None = None,
     exclude: Sequence[str] = (),
     compat: bool = False,
+    stats: str | PathLike[str] | None = None,
     threads: int | None = None,
     shard_size: int = 5_000_000_000,
     max_memory: int | None = None,
 ) -> dict[str, Any]:
     """What ``quantize`` of the same arguments will read, write and need (``polmrs.plan/1``), from headers alone."""
-    asked = _asked(model, scheme, method, format, rules, exclude, compat)
+    asked = _asked(model, scheme, method, format, rules, exclude, compat, stats)
     described: dict[str, Any] = json.loads(
         _core.quant.plan_folder(asked, threads=threads, shard_size=shard_size, max_memory=max_memory)
     )

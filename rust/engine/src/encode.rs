@@ -58,4 +58,12 @@ impl<'a> Outputs<'a> {
             survey.look(self.job.outputs[output].tensor, self.ordinal, self.inputs, values);
         }
     }
+
+    /// Gives the survey this block's share of the squared error of a layer's output, and of the squared output, beside the
+    /// comparison that it keeps under one output's name.
+    pub fn weigh(&self, output: usize, squares: [f64; 2]) {
+        if let Some(survey) = self.stream.survey {
+            survey.weigh(self.job.outputs[output].tensor, self.ordinal, squares);
+        }
+    }
 }

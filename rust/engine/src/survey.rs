@@ -22,15 +22,22 @@ pub struct Row {
     pub kept: f64,
     /// How many elements are NaN or infinite.
     pub nonfinite: u64,
+    /// For the weight of a layer whose inputs are known: the norm of what the result adds to the layer's output, over the norm
+    /// of the output.
+    pub output: Option<f64>,
 }
 
 impl Row {
     /// As JSON; what is no finite number is null.
     pub fn to_json(&self) -> Json {
-        json!({
+        let mut row = json!({
             "delta_norm": self.delta_norm, "relative": self.relative, "cosine": self.cosine,
             "sign_conflict": self.sign_conflict, "kept": self.kept, "nonfinite": self.nonfinite,
-        })
+        });
+        if let Some(output) = self.output {
+            row["output"] = output.into();
+        }
+        row
     }
 }
 
@@ -46,6 +53,7 @@ struct Seen {
     conflicts: u64,
     kept: u64,
     nonfinite: u64,
+    outputs: Option<Ordered<2>>,
 }
 
 impl Survey {
@@ -83,6 +91,11 @@ impl Survey {
         seen.nonfinite += nonfinite;
     }
 
+    /// Takes a block's share of the squared error of a layer's output, and of the squared output.
+    pub(crate) fn weigh(&self, tensor: usize, ordinal: u64, squares: [f64; 2]) {
+        guard(&self.seen[tensor]).outputs.get_or_insert_default().push(ordinal, squares);
+    }
+
     /// What was seen of a tensor; `None` for one that was copied, or has no reference.
     pub fn row(&self, tensor: usize) -> Option<Row> {
         let seen = guard(&self.seen[tensor]);
@@ -91,13 +104,20 @@ impl Survey {
         }
         let [xx, xr, rr, dd] = seen.sums.clone().total();
         let share = |count: u64| count as f64 / seen.elements as f64;
+        let output = seen.outputs.clone().map(Ordered::total);
         Some(Row {
             delta_norm: dd.sqrt(),
-            relative: if dd == 0.0 { 0.0 } else { (dd / rr).sqrt() },
+            relative: ratio(dd, rr),
             cosine: if xx * rr == 0.0 { f64::from(u8::from(xx == rr)) } else { xr / (xx * rr).sqrt() },
             sign_conflict: share(seen.conflicts),
             kept: share(seen.kept),
             nonfinite: seen.nonfinite,
+            output: output.map(|[error, whole]| ratio(error.max(0.0), whole)),
         })
     }
+}
+
+/// The root of a squared error over a square; 0 where there is none.
+fn ratio(error: f64, whole: f64) -> f64 {
+    if error == 0.0 { 0.0 } else { (error / whole).sqrt() }
 }

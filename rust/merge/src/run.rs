@@ -211,11 +211,11 @@ impl Prepared {
     fn work(&self, prints: &[String]) -> Result<Json> {
         let mut inputs = Map::new();
         for ((model, opened), print) in self.config.models.iter().zip(&self.models).zip(prints) {
-            let files = build::files(opened.source.as_ref())?;
+            let files = build::files(opened.source.files())?;
             inputs.insert(model.reference.clone(), json!({"files": files, "fingerprint": print}));
         }
         for source in self.extra.sources() {
-            inputs.insert(source.label().into(), json!({"files": build::files(source)?}));
+            inputs.insert(source.label().into(), json!({"files": build::files(source.files())?}));
         }
         Ok(json!({
             "config": self.document,

@@ -12,7 +12,7 @@ use polmrs_io::output::{self, Output};
 use polmrs_io::safetensors::{Layout, Spec, Writer};
 use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Instant, UNIX_EPOCH};
 
 /// How to build a model folder.
@@ -261,9 +261,9 @@ pub fn refuse_inputs<'a>(out: &Path, models: impl IntoIterator<Item = (&'a str, 
 }
 
 /// The files of an input as [`Contents::work`] states them: their sizes, and when they were last written.
-pub fn files(source: &dyn Source) -> Result<Json> {
+pub fn files(paths: impl IntoIterator<Item = PathBuf>) -> Result<Json> {
     let mut files = Map::new();
-    for path in source.files() {
+    for path in paths {
         let metadata = path.metadata().map_err(Error::io(&path, "look at"))?;
         let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

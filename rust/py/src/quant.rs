@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 #[pymodule]
 pub(crate) mod quant {
     #[pymodule_export]
-    use super::folder::{plan_folder, quantize_folder};
+    use super::folder::{check_folder, plan_folder, quantize_folder};
     #[pymodule_export]
     use super::format::{format_config, format_shape, from_format, to_format};
     #[pymodule_export]

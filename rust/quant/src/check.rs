@@ -3,9 +3,12 @@
 use crate::format::{Format, Stored, gptq};
 use crate::source::{Weight, format_of, marks, modules, one_width};
 use polmrs_core::Result;
-use polmrs_engine::source::Source;
-use serde_json::Value as Json;
+use polmrs_engine::source::{CheckpointSource, Source};
+use polmrs_io::safetensors::Checkpoint;
+use polmrs_model::folder::read_json;
+use serde_json::{Value as Json, json};
 use std::fmt;
+use std::path::Path;
 
 /// Something wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +28,16 @@ pub struct Checked {
     pub modules: usize,
     /// All that is wrong, the config's first.
     pub findings: Vec<Finding>,
+}
+
+/// [`check`] of a folder.
+///
+/// # Errors
+/// Those of [`check`], and there is no checkpoint.
+pub fn check_folder(path: &Path) -> Result<Checked> {
+    let source = CheckpointSource::new(path.display().to_string(), Checkpoint::open(path)?);
+    let config = read_json(&path.join("config.json"))?;
+    check(&source, config.as_ref().unwrap_or(&Json::Null))
 }
 
 /// Looks at headers, the config, and the small tensors: shapes and types of every quantized module, settings that the config
@@ -65,6 +78,17 @@ const fn required(format: Format) -> &'static [&'static str] {
 }
 
 impl Checked {
+    /// As JSON (`polmrs.check/1`).
+    pub fn to_json(&self) -> Json {
+        let row = |finding: &Finding| json!({"place": finding.place, "what": finding.what});
+        json!({
+            "schema": "polmrs.check/1",
+            "format": self.format.map(Format::name),
+            "quantized": self.modules,
+            "findings": self.findings.iter().map(row).collect::<Vec<_>>(),
+        })
+    }
+
     fn find(&mut self, place: &str, what: impl fmt::Display) {
         self.findings.push(Finding { place: place.into(), what: what.to_string() });
     }

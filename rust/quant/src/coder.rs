@@ -55,6 +55,7 @@ impl Coder {
             scales: vec![0.0; if scaled { scales } else { 0 }],
             bytes: vec![0; if scaled { 0 } else { scales }],
             zeros: vec![0; if let Coding::Int { .. } = self.coding { scales } else { 0 }],
+            order: Vec::new(),
             global,
         };
         let (mut work, mut rounding) = (Work::default(), Rounding::new(self.arithmetic));

@@ -3,7 +3,6 @@
 //! MXFP4 (OCP Microscaling 1.0): 32 elements and a power of two. NVFP4: 16 elements and an E4M3 scale, under one f32
 //! scale of the whole tensor. Rounding and scales follow compressed-tensors: to nearest, ties to the even code.
 
-use crate::group::{absmax, each};
 use polmrs_core::{Dtype, dtype, simd};
 
 /// The magnitudes of codes 0 to 7; codes 8 to 15 are their negatives.
@@ -14,21 +13,56 @@ pub const MX_BLOCK: usize = 32;
 pub const NV_BLOCK: usize = 16;
 
 simd! {
-    /// The E2M1 codes of `x / scale`.
-    fn encode(x: &[f32], scale: f32, codes: &mut [u8]) {
-        for (x, code) in x.iter().zip(codes) {
-            let m = (x / scale).abs();
-            // A tie goes up where the code above is even.
-            let code_of = u32::from(m > 0.25) + u32::from(m >= 0.75) + u32::from(m > 1.25) + u32::from(m >= 1.75)
-                + u32::from(m > 2.5) + u32::from(m >= 3.5) + u32::from(m > 5.0);
-            *code = (code_of | (x.to_bits() >> 31) << 3) as u8;
+    /// The E2M1 codes of blocks over their scales.
+    fn encode(x: &[f32], block: usize, scales: &[f32], codes: &mut [u8]) {
+        match block {
+            NV_BLOCK => encode_all::<NV_BLOCK>(x, scales, codes),
+            _ => encode_all::<MX_BLOCK>(x, scales, codes),
         }
     }
 }
 
 simd! {
-    /// What codes times a scale are.
-    fn decode(codes: &[u8], scale: f32, x: &mut [f32]) {
+    /// What the codes of blocks times their scales are.
+    fn decode(codes: &[u8], block: usize, scales: &[f32], x: &mut [f32]) {
+        match block {
+            NV_BLOCK => decode_all::<NV_BLOCK>(codes, scales, x),
+            _ => decode_all::<MX_BLOCK>(codes, scales, x),
+        }
+    }
+}
+
+simd! {
+    /// The largest magnitude of each block.
+    fn largest(x: &[f32], block: usize, most: &mut [f32]) {
+        match block {
+            NV_BLOCK => largest_all::<NV_BLOCK>(x, most),
+            _ => largest_all::<MX_BLOCK>(x, most),
+        }
+    }
+}
+
+#[inline(always)]
+fn encode_all<const B: usize>(x: &[f32], scales: &[f32], codes: &mut [u8]) {
+    for ((x, codes), scale) in x.as_chunks::<B>().0.iter().zip(codes.as_chunks_mut::<B>().0).zip(scales) {
+        for (x, code) in x.iter().zip(codes) {
+            let m = (x / scale).abs();
+            // A tie goes up where the code above is even.
+            let code_of = u32::from(m > 0.25)
+                + u32::from(m >= 0.75)
+                + u32::from(m > 1.25)
+                + u32::from(m >= 1.75)
+                + u32::from(m > 2.5)
+                + u32::from(m >= 3.5)
+                + u32::from(m > 5.0);
+            *code = (code_of | (x.to_bits() >> 31) << 3) as u8;
+        }
+    }
+}
+
+#[inline(always)]
+fn decode_all<const B: usize>(codes: &[u8], scales: &[f32], x: &mut [f32]) {
+    for ((codes, x), scale) in codes.as_chunks::<B>().0.iter().zip(x.as_chunks_mut::<B>().0).zip(scales) {
         for (code, x) in codes.iter().zip(x) {
             let code = u32::from(*code);
             let magnitude = code & 7;
@@ -40,6 +74,14 @@ simd! {
     }
 }
 
+/// As whole numbers, which magnitudes are ordered by: their maximum may be taken in any order.
+#[inline(always)]
+fn largest_all<const B: usize>(x: &[f32], most: &mut [f32]) {
+    for (x, most) in x.as_chunks::<B>().0.iter().zip(most) {
+        *most = f32::from_bits(x.iter().fold(0, |most, x| most.max(x.to_bits() & 0x7fff_ffff)));
+    }
+}
+
 /// MXFP4 codes of whole blocks of 32, and the exponent (E8M0, bias 127) of each block.
 ///
 /// The exponent is that of the largest magnitude less 2, one more where its mantissa is 1.75 or above.
@@ -47,12 +89,15 @@ simd! {
 /// # Panics
 /// If there are not as many codes as elements, and as many `exponents` as blocks.
 pub fn encode_mx(x: &[f32], exponents: &mut [u8], codes: &mut [u8]) {
-    assert_eq!(x.len(), codes.len());
-    for ((x, exponent), codes) in each(x, MX_BLOCK, exponents).zip(codes.chunks_exact_mut(MX_BLOCK)) {
-        let nearest = (absmax(x).to_bits() + (1 << 21)) >> 23;
+    assert_eq!((x.len(), x.len()), (codes.len(), MX_BLOCK * exponents.len()));
+    let mut scales = vec![0.0; exponents.len()];
+    largest(x, MX_BLOCK, &mut scales);
+    for (scale, exponent) in scales.iter_mut().zip(exponents) {
+        let nearest = (scale.to_bits() + (1 << 21)) >> 23;
         *exponent = nearest.saturating_sub(2) as u8;
-        encode(x, power(*exponent), codes);
+        *scale = power(*exponent);
     }
+    encode(x, MX_BLOCK, &scales, codes);
 }
 
 /// What MXFP4 codes stand for.
@@ -61,9 +106,8 @@ pub fn encode_mx(x: &[f32], exponents: &mut [u8], codes: &mut [u8]) {
 /// As [`encode_mx`].
 pub fn decode_mx(codes: &[u8], exponents: &[u8], x: &mut [f32]) {
     assert_eq!((codes.len(), x.len()), (MX_BLOCK * exponents.len(), codes.len()));
-    for ((codes, exponent), x) in codes.chunks_exact(MX_BLOCK).zip(exponents).zip(x.chunks_exact_mut(MX_BLOCK)) {
-        decode(codes, power(*exponent), x);
-    }
+    let scales: Vec<f32> = exponents.iter().map(|exponent| power(*exponent)).collect();
+    decode(codes, MX_BLOCK, &scales, x);
 }
 
 /// `2^(exponent - 127)`.
@@ -84,15 +128,14 @@ pub fn nv_global(largest: f32) -> f32 {
 /// # Panics
 /// If there are not as many codes as elements, and as many `scales` as blocks.
 pub fn encode_nv(x: &[f32], global: f32, scales: &mut [u8], codes: &mut [u8]) {
-    assert_eq!(x.len(), codes.len());
-    for ((x, scale), codes) in each(x, NV_BLOCK, scales).zip(codes.chunks_exact_mut(NV_BLOCK)) {
-        let wanted = (global * (absmax(x) / 6.0)).min(crate::fp8::MAX);
-        dtype::from_f32(Dtype::F8E4M3, &[wanted], std::slice::from_mut(scale));
-        if *scale == 0 {
-            *scale = 0x20; // 0.125, so that nothing divides by zero
-        }
-        encode(x, e4m3(*scale) / global, codes);
-    }
+    assert_eq!((x.len(), x.len()), (codes.len(), NV_BLOCK * scales.len()));
+    let mut wanted = vec![0.0; scales.len()];
+    largest(x, NV_BLOCK, &mut wanted);
+    wanted.iter_mut().for_each(|scale| *scale = (global * (*scale / 6.0)).min(crate::fp8::MAX));
+    dtype::from_f32(Dtype::F8E4M3, &wanted, scales);
+    // 0.125, so that nothing divides by zero.
+    scales.iter_mut().filter(|scale| **scale == 0).for_each(|scale| *scale = 0x20);
+    encode(x, NV_BLOCK, &under(global, scales), codes);
 }
 
 /// What NVFP4 codes stand for.
@@ -101,15 +144,15 @@ pub fn encode_nv(x: &[f32], global: f32, scales: &mut [u8], codes: &mut [u8]) {
 /// As [`encode_nv`].
 pub fn decode_nv(codes: &[u8], global: f32, scales: &[u8], x: &mut [f32]) {
     assert_eq!((codes.len(), x.len()), (NV_BLOCK * scales.len(), codes.len()));
-    for ((codes, scale), x) in codes.chunks_exact(NV_BLOCK).zip(scales).zip(x.chunks_exact_mut(NV_BLOCK)) {
-        decode(codes, e4m3(*scale) / global, x);
-    }
+    decode(codes, NV_BLOCK, &under(global, scales), x);
 }
 
-fn e4m3(byte: u8) -> f32 {
-    let mut value = [0.0];
-    dtype::to_f32(Dtype::F8E4M3, &[byte], &mut value);
-    value[0]
+/// E4M3 scales under the tensor's.
+fn under(global: f32, scales: &[u8]) -> Vec<f32> {
+    let mut values = vec![0.0; scales.len()];
+    dtype::to_f32(Dtype::F8E4M3, scales, &mut values);
+    values.iter_mut().for_each(|value| *value /= global);
+    values
 }
 
 #[cfg(test)]
@@ -128,7 +171,7 @@ mod tests {
     fn codes_stand_for_their_values() {
         let codes: Vec<u8> = (0..16).collect();
         let mut x = [0.0; 16];
-        decode(&codes, 3.0, &mut x);
+        decode(&codes, NV_BLOCK, &[3.0], &mut x);
         assert_eq!(x[..8], E2M1.map(|value| 3.0 * value));
         assert_eq!(x[8..].to_vec(), E2M1.map(|value| -3.0 * value));
         assert!(x[8].is_sign_negative());
@@ -139,7 +182,7 @@ mod tests {
         fn a_code_is_the_nearest_value(eighths in prop::collection::vec(-60_i32..60, 32)) {
             let x: Vec<f32> = eighths.iter().map(|eighth| *eighth as f32 / 8.0).collect();
             let mut codes = [0; 32];
-            encode(&x, 1.0, &mut codes);
+            encode(&x, MX_BLOCK, &[1.0], &mut codes);
             prop_assert_eq!(codes.to_vec(), x.iter().map(|x| nearest(*x)).collect::<Vec<_>>());
         }
 
@@ -158,7 +201,7 @@ mod tests {
             encode_nv(&x, global, &mut scales, &mut codes);
             decode_nv(&codes, global, &scales, &mut back);
             for (at, (x, back)) in x.iter().zip(&back).enumerate() {
-                prop_assert!((x - back).abs() <= e4m3(scales[at / 16]) / global * 1.3, "{x} came back as {back}");
+                prop_assert!((x - back).abs() <= under(global, &scales)[at / 16] * 1.3, "{x} came back as {back}");
             }
         }
     }

@@ -38,7 +38,11 @@ pub fn encode(x: &[f32], group: usize, scales: &[f32], bytes: &mut [u8]) {
 pub fn decode(bytes: &[u8], group: usize, scales: &[f32], x: &mut [f32]) {
     assert_eq!((bytes.len(), x.len()), (group * scales.len(), bytes.len()));
     dtype::to_f32(Dtype::F8E4M3, bytes, x);
-    for (x, scale) in x.chunks_exact_mut(group.max(1)).zip(scales) {
+    x.chunks_exact_mut(group.max(1)).zip(scales).for_each(|(x, scale)| times(x, *scale));
+}
+
+simd! {
+    fn times(x: &mut [f32], scale: f32) {
         x.iter_mut().for_each(|x| *x *= scale);
     }
 }

@@ -15,6 +15,7 @@
 //! | [`scheme`], [`method`] | what weights become, and how codes are found, as rows of data |
 //! | [`select`] | which tensors become what, by names and rules |
 //! | [`coder`], `compat` | blocks of rows through scheme and method; llm-compressor's arithmetic |
+//! | `moments` | what codes do to a layer's output |
 //! | [`program`], [`run`](mod@run) | a checkpoint as a plan, and into a folder |
 //!
 //! A *group* is what shares a scale: a whole tensor, a row (channel), or equal pieces of a row. Every function works on
@@ -34,6 +35,7 @@ pub mod hqq;
 pub mod int;
 pub mod matrix;
 pub mod method;
+mod moments;
 pub mod program;
 mod row;
 pub mod run;

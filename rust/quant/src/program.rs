@@ -1,10 +1,11 @@
 //! A quantization as a plan, from headers alone: each chosen weight is one job, everything else is copied.
 
 use crate::coder::Coder;
-use crate::format::{Coding, Format, Layout, Part, Tensor};
+use crate::format::{Coding, Format, Layout, Part, Rows, Tensor};
 use crate::fp4::nv_global;
 use crate::group::absmax;
 use crate::method::Method;
+use crate::moments::Moments;
 use crate::scheme::Scheme;
 use crate::select::{self, Chosen, Rule};
 use polmrs_core::reduce::Ordered;
@@ -12,7 +13,10 @@ use polmrs_core::{BLOCK, Dtype, Error, Result};
 use polmrs_engine::job::Accumulate;
 use polmrs_engine::source::{Meta, Source};
 use polmrs_engine::{Block, Grain, Input, Job, Later, Outputs, Plan, Scope, Stage, Target};
+use polmrs_io::stats::Stats;
 use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -27,14 +31,17 @@ pub struct Config {
     pub rules: Vec<Rule>,
     /// Arithmetic in the weights' own type, for llm-compressor's codes.
     pub compat: bool,
+    /// Statistics of the layers' inputs, for the error of their outputs in the report.
+    pub stats: Option<Arc<Stats>>,
 }
 
 impl Config {
     /// Reads what is asked for: a scheme and a method with their settings, a format (that of the scheme, if none), patterns
-    /// of what stays as it is, and rules.
+    /// of what stays as it is, and rules. Opens the statistics file.
     ///
     /// # Errors
-    /// [`Error::Usage`] names what is not known, and [`Error::Config`] the format.
+    /// [`Error::Usage`] names what is not known, and [`Error::Config`] the format; [`Error::Checkpoint`] a file of another
+    /// kind.
     pub fn parse(
         scheme: &str,
         method: &str,
@@ -42,6 +49,7 @@ impl Config {
         exclude: &[String],
         rules: &[String],
         compat: bool,
+        stats: Option<&Path>,
     ) -> Result<Config> {
         let scheme = Scheme::parse(scheme)?;
         let kept = exclude.iter().map(|pattern| Rule::exclude(pattern));
@@ -51,6 +59,7 @@ impl Config {
             format: format.map_or(Ok(scheme.format()), Format::from_name)?,
             rules: kept.chain(rules.iter().map(|rule| Rule::parse(rule))).collect::<Result<_>>()?,
             compat,
+            stats: stats.map(Stats::open).transpose()?.map(Arc::new),
         })
     }
 }
@@ -68,11 +77,20 @@ pub struct Planned {
 /// Elements of a block whose rows become columns of a tensor: long runs, few writes.
 const STRIPE: usize = 1 << 20;
 
-/// Plans the quantization of one source, which is number 0.
+/// Bytes of buffers for an element that is encoded, as the engine reckons them.
+const BUFFERS: u64 = 16;
+
+/// Elements of such a block within a limit: every thread can have one in hand.
+fn stripe(threads: usize, limit: Option<u64>) -> usize {
+    let within = limit.map_or(u64::MAX, |limit| limit / (BUFFERS * threads.max(1) as u64));
+    usize::try_from(within).unwrap_or(usize::MAX).clamp(BLOCK, STRIPE)
+}
+
+/// Plans the quantization of one source, which is number 0, for so many threads within so many bytes of buffers.
 ///
 /// # Errors
 /// Names the tensor that is quantized already or whose group does not divide its rows, and what cannot go together.
-pub fn plan(config: &Config, source: &dyn Source) -> Result<Planned> {
+pub fn plan(config: &Config, source: &dyn Source, threads: usize, limit: Option<u64>) -> Result<Planned> {
     let tensors = source.tensors();
     if config.compat && config.format != Format::CompressedTensors {
         let (wanted, asked) = (Format::CompressedTensors.name(), config.format.name());
@@ -82,11 +100,16 @@ pub fn plan(config: &Config, source: &dyn Source) -> Result<Planned> {
     let Chosen { schemes, notes } = select::choose(tensors, config.scheme, &config.rules)?;
     let mut planned = Planned { plan: Plan { notes, ..Plan::default() }, layouts: Vec::new(), kept: Vec::new() };
     let mut shared = Shared::new(tensors, &schemes);
+    let stripe = stripe(threads, limit);
+    let mut without = 0;
     for (at, (meta, scheme)) in tensors.iter().zip(schemes).enumerate() {
         match (scheme, select::module(meta)) {
             (Some(scheme), Some(module)) => {
                 let layout = layout(config, scheme, meta);
-                let job = weight(config, layout, meta, module, at, &mut planned.plan.outputs, &mut shared);
+                let moments = moments(config, meta)?;
+                without += usize::from(moments.is_none());
+                let outputs = &mut planned.plan.outputs;
+                let job = weight(config, layout, meta, (module, at, stripe), moments, outputs, &mut shared);
                 planned.plan.jobs.push(job.map_err(|error| error.within(&meta.name))?);
                 planned.layouts.push((module.to_owned(), layout));
             }
@@ -96,7 +119,29 @@ pub fn plan(config: &Config, source: &dyn Source) -> Result<Planned> {
             }
         }
     }
+    if config.stats.is_some() {
+        note_without(&mut planned, without)?;
+    }
     Ok(planned)
+}
+
+fn moments(config: &Config, meta: &Meta) -> Result<Option<Moments>> {
+    let Some(stats) = &config.stats else { return Ok(None) };
+    Moments::find(stats, &meta.name, meta.shape[1] as usize)
+}
+
+/// Says how many layers the statistics file lacks.
+fn note_without(planned: &mut Planned, without: usize) -> Result<()> {
+    let count = planned.layouts.len();
+    if without == count {
+        let rule = "it was taken of another model, or with neither gram nor sumsq";
+        return Err(Error::Checkpoint(format!("stats: of the {count} layers to quantize, the file has none; {rule}")));
+    }
+    if without > 0 {
+        let rule = "the report lacks the error of their outputs";
+        planned.plan.notes.push(format!("stats: of {count} layers, {without} are not in the file; {rule}"));
+    }
+    Ok(())
 }
 
 /// Names of tensors that only quantized checkpoints hold.
@@ -150,8 +195,8 @@ fn weight(
     config: &Config,
     layout: Layout,
     meta: &Meta,
-    module: &str,
-    at: usize,
+    (module, at, stripe): (&str, usize, usize),
+    moments: Option<Moments>,
     outputs: &mut Vec<Meta>,
     shared: &mut Shared,
 ) -> Result<Job> {
@@ -168,62 +213,80 @@ fn weight(
     }));
     let targets = outputs[first..].iter().enumerate();
     let targets = targets.map(|(at, meta)| Target { tensor: first + at, first: 0, len: meta.elements() }).collect();
-    let grain = Grain::Strips { rows: rows as u64, at_once: at_once(&layout, &tensors, columns) as u64 };
+    let grain = Grain::Strips { rows: rows as u64, at_once: at_once(&layout, &tensors, columns, stripe) as u64 };
     let mut stages = Vec::new();
     let common = shared.common(&coder, at, grain, &mut stages);
     stages.push(Stage::encode(grain, move |block, outputs| {
         let global = common.as_ref().map_or(Ok(0.0), |common| common.get().copied())?;
-        encode(&layout, &coder, &tensors, [rows, columns], global, block, outputs)
+        let encoder = Encoder { layout, coder, tensors: &tensors, moments: moments.as_ref() };
+        encoder.encode([rows, columns], global, block, outputs)
     }));
     let inputs = vec![Input { source: 0, tensor: at, first: 0, len: meta.elements(), round: None }];
     Ok(Job { name: meta.name.clone(), inputs, outputs: targets, stages })
 }
 
 /// The rows of a block: a multiple of what the layout needs.
-fn at_once(layout: &Layout, tensors: &[Tensor], columns: usize) -> usize {
+fn at_once(layout: &Layout, tensors: &[Tensor], columns: usize, stripe: usize) -> usize {
     let stripes = tensors.iter().any(|tensor| matches!(tensor.part, Part::Columns { .. }));
-    let elements = if stripes { STRIPE } else { BLOCK };
+    let elements = if stripes { stripe } else { BLOCK };
     (elements / columns.max(1)).max(1).next_multiple_of(layout.grain(columns))
 }
 
-/// One block: codes, then each tensor's part of them.
-fn encode(
-    layout: &Layout,
-    coder: &Coder,
-    tensors: &[Tensor],
-    [rows, columns]: [usize; 2],
-    global: f32,
-    block: &Block<'_>,
-    outputs: &mut Outputs<'_>,
-) -> Result<()> {
-    let (x, first) = (block.input(0), block.first as usize);
-    let coded = coder.encode(x, columns, global);
-    let mut parts = vec![Vec::new(); tensors.len()];
-    layout.write(&coded, columns, &mut parts);
-    for (at, (tensor, part)) in tensors.iter().zip(&mut parts).enumerate() {
-        if tensor.part == Part::Whole {
-            if first > 0 {
-                continue;
+/// What turns blocks of one weight into its tensors.
+struct Encoder<'a> {
+    layout: Layout,
+    coder: Coder,
+    tensors: &'a [Tensor],
+    moments: Option<&'a Moments>,
+}
+
+impl Encoder<'_> {
+    /// One block: codes, then each tensor's part of them.
+    fn encode(
+        &self,
+        [rows, columns]: [usize; 2],
+        global: f32,
+        block: &Block<'_>,
+        outputs: &mut Outputs<'_>,
+    ) -> Result<()> {
+        let (x, first) = (block.input(0), block.first as usize);
+        let coded = self.coder.encode(x, columns, global);
+        let mut parts = vec![Vec::new(); self.tensors.len()];
+        self.layout.write(&coded, columns, &mut parts);
+        for (at, (tensor, part)) in self.tensors.iter().zip(&mut parts).enumerate() {
+            if tensor.part == Part::Whole {
+                if first > 0 {
+                    continue;
+                }
+                *part = self.layout.whole(tensor.suffix, rows, columns, global);
             }
-            *part = layout.whole(tensor.suffix, rows, columns, global);
+            let mut rest = part.as_slice();
+            for run in tensor.runs(first..first + x.len() / columns) {
+                let (now, later) = rest.split_at(run.len());
+                outputs.put(at, run.start as u64, now)?;
+                rest = later;
+            }
         }
-        let mut rest = part.as_slice();
-        for run in tensor.runs(first..first + x.len() / columns) {
-            let (now, later) = rest.split_at(run.len());
-            outputs.put(at, run.start as u64, now)?;
-            rest = later;
-        }
+        if outputs.surveyed() { self.report(&coded, columns, block, outputs) } else { Ok(()) }
     }
-    if outputs.surveyed() {
+
+    /// Shows the report how far from the block its codes are, and what that does to the layer's output.
+    fn report(&self, coded: &Rows, columns: usize, block: &Block<'_>, outputs: &mut Outputs<'_>) -> Result<()> {
+        let x = block.input(0);
         let mut back = block.scratch(x.len());
-        layout.coding.decode(&coded, columns, &mut back)?;
+        self.layout.coding.decode(coded, columns, &mut back)?;
         outputs.compare(0, &back);
-        let zeros = tensors.iter().position(|tensor| tensor.suffix.contains("zero"));
-        if let Some(at) = zeros.filter(|_| coder.unrounded(x, columns, &mut back)) {
+        if let Some(moments) = self.moments {
+            let mut off = block.scratch(x.len());
+            off.iter_mut().zip(&*back).zip(x).for_each(|((off, back), x)| *off = back - x);
+            outputs.weigh(0, moments.weigh([&off, x])?);
+        }
+        let zeros = self.tensors.iter().position(|tensor| tensor.suffix.contains("zero"));
+        if let Some(at) = zeros.filter(|_| self.coder.unrounded(x, columns, &mut back)) {
             outputs.compare(at, &back);
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// What weights have in common before any block is coded, and what tensors share it.

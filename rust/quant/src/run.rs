@@ -13,7 +13,7 @@ use polmrs_model::card::Card;
 use polmrs_model::{ModelFolder, fetch};
 use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Models whose layers are stored `[in, out]`, the other way round.
 const TRANSPOSED: [&str; 4] = ["gpt2", "openai-gpt", "ctrl", "imagegpt"];
@@ -47,7 +47,8 @@ impl Prepared {
             let rule = "its layers are stored [in, out], and no loader reads those quantized";
             return Err(Error::Checkpoint(format!("{reference}: model_type '{kind}': {rule}")));
         }
-        let Planned { mut plan, layouts, kept } = program::plan(&config, model.source.as_ref())?;
+        let Planned { mut plan, layouts, kept } =
+            { program::plan(&config, model.source.as_ref(), settings.threads, settings.max_memory)? };
         if model.config.is_none() {
             plan.notes.push("there is no config.json to state the quantization in: the result is tensors alone".into());
         }
@@ -161,7 +162,7 @@ impl Prepared {
 
     /// What was asked for, as YAML.
     fn configuration(&self) -> String {
-        let Config { scheme, method, format, rules, compat } = &self.config;
+        let Config { scheme, method, format, rules, compat, .. } = &self.config;
         let rules: Vec<String> = rules.iter().map(|rule| rule.text()).collect();
         yaml::emit_json(&json!({
             "model": self.model[0].name(),
@@ -188,9 +189,11 @@ struct Quantized<'a> {
 impl Contents for Quantized<'_> {
     fn work(&self) -> Result<Json> {
         let Prepared { model: [model], reference, .. } = self.prepared;
+        let stats = self.prepared.config.stats.iter().flat_map(|stats| stats.checkpoint().files());
         Ok(json!({
             "config": self.prepared.configuration(),
-            "inputs": {reference: {"files": build::files(model.source.as_ref())?, "fingerprint": self.print}},
+            "inputs": {reference: {"files": build::files(model.source.files())?, "fingerprint": self.print}},
+            "stats": build::files(stats.map(PathBuf::from))?,
         }))
     }
 

@@ -86,10 +86,11 @@ pub struct Chosen {
 pub fn choose(tensors: &[Meta], scheme: Scheme, rules: &[Rule]) -> Result<Chosen> {
     let mut found = vec![false; rules.len()];
     let mut schemes = Vec::with_capacity(tensors.len());
-    let mut thick = 0;
+    let mut thick: Vec<&str> = Vec::new();
     for meta in tensors {
         let Some(module) = module(meta) else {
-            thick += usize::from(meta.shape.len() > 2 && meta.dtype.is_float() && meta.name.contains("experts"));
+            let stacked = meta.shape.len() > 2 && meta.dtype.is_float() && meta.name.contains("experts");
+            thick.extend(stacked.then_some(meta.name.as_str()));
             schemes.push(None);
             continue;
         };
@@ -110,8 +111,9 @@ pub fn choose(tensors: &[Meta], scheme: Scheme, rules: &[Rule]) -> Result<Chosen
         return Err(Error::Checkpoint("no tensor is left to quantize: none is a matrix called *.weight".into()));
     }
     let mut notes = Vec::new();
-    if thick > 0 {
-        notes.push(format!("{thick} tensors stack experts in more than two dimensions; they stay as they are"));
+    if let Some(first) = thick.first() {
+        let (count, rule) = (thick.len(), "no format here has a place for their codes, so they stay as they are");
+        notes.push(format!("{count} tensors stack experts in more than two dimensions ('{first}'): {rule}"));
     }
     Ok(Chosen { schemes, notes })
 }
@@ -186,7 +188,8 @@ mod tests {
     fn linear_layers_are_quantized_and_what_is_delicate_is_not() {
         assert_eq!(names(&[]), ["q_proj w4a16", "v_proj w4a16", "gate_proj w4a16", "down_proj w4a16"]);
         let chosen = choose(&tensors(), Scheme::parse("fp8").unwrap(), &[]).unwrap();
-        assert_eq!(chosen.notes, ["1 tensors stack experts in more than two dimensions; they stay as they are"]);
+        let note = "1 tensors stack experts in more than two dimensions ('model.experts.up'): ";
+        assert!(chosen.notes[0].starts_with(note) && chosen.notes.len() == 1, "{:?}", chosen.notes);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! A quantized checkpoint as a source: its weights by their dense names, dequantized as they are read.
 //!
 //! Whatever the format, a module's tensors become one weight; tensors that belong to no quantized module stay as they are.
-//! Rows are read in the format's grain. Formats that store the transpose are read in stripes of at least 256 rows, so that
-//! the file is not read word by word, and the stripes read last are kept: at most 64 MiB.
+//! Rows are read in the format's grain. Formats that store the transpose are read in stripes of two million elements or 256
+//! rows, so that the file is not read word by word, and the stripes read last are kept: at most 64 MiB.
 
 use crate::format::{Format, Held, Part, Stored, Tensor};
 use polmrs_core::{Dtype, Error, Result, dtype};
@@ -12,8 +12,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Rows of a stripe.
-const STRIPE: usize = 256;
+/// Elements of a stripe.
+const STRIPE: usize = 1 << 21;
+/// Rows that it has at least.
+const ROWS: usize = 256;
 /// Bytes of stripes that are kept.
 const KEPT: usize = 64 << 20;
 
@@ -199,7 +201,7 @@ impl Weight {
     fn stripe(&self) -> usize {
         let grain = self.stored.layout.grain(self.stored.columns);
         let turned = self.parts.iter().any(|(tensor, _)| matches!(tensor.part, Part::Columns { .. }));
-        if turned { STRIPE.next_multiple_of(grain) } else { grain }
+        if turned { (STRIPE / self.stored.columns).max(ROWS).next_multiple_of(grain) } else { grain }
     }
 
     /// Reads and dequantizes a block of rows.

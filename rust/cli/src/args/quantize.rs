@@ -67,6 +67,9 @@ pub(crate) struct Quantize {
     /// Write polmrs_report.json: how far each weight is from what its codes stand for
     #[arg(long)]
     pub(crate) report: bool,
+    /// A statistics file of `polmrs.quantize.collect`: the report says what codes do to each layer's output too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) stats: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -65,7 +65,15 @@ pub(super) fn config(args: &Quantize) -> Result<Config> {
     }
     scheme.push_str(if args.asym { " asym" } else { "" });
     scheme.push_str(if args.double { " double" } else { "" });
-    Config::parse(&scheme, &args.method, args.format.as_deref(), &args.exclude, &args.rules, args.compat)
+    Config::parse(
+        &scheme,
+        &args.method,
+        args.format.as_deref(),
+        &args.exclude,
+        &args.rules,
+        args.compat,
+        args.stats.as_deref(),
+    )
 }
 
 pub(super) fn settings(args: &Quantize) -> Result<Settings> {
@@ -77,7 +85,7 @@ pub(super) fn settings(args: &Quantize) -> Result<Settings> {
         resume: args.resume,
         sync_every: args.sync_every,
         verify: args.verify,
-        report: args.report,
+        report: args.report || args.stats.is_some(),
         ..Settings::default()
     })
 }

@@ -16,8 +16,11 @@ pub(crate) fn report(args: &Report) -> Result<()> {
         return Ok(());
     }
     let rows = report::worst(&report, &args.by)?;
-    let shown: Vec<Vec<String>> = rows.iter().take(args.top).map(|row| cells(row)).collect();
-    print!("{}", table(&["tensor", "|x-r|", "|x-r|/|r|", "cosine", "conflict", "kept", "nonfinite"], &shown));
+    let mut head = vec!["tensor", "|x-r|", "|x-r|/|r|", "cosine", "conflict", "kept", "nonfinite"];
+    let outputs = report::has_outputs(&report);
+    head.extend(outputs.then_some("output"));
+    let shown: Vec<Vec<String>> = rows.iter().take(args.top).map(|row| cells(row, outputs)).collect();
+    print!("{}", table(&head, &shown));
     if rows.len() > shown.len() {
         println!("... and {} more; --top N lists more", rows.len() - shown.len());
     }
@@ -26,13 +29,13 @@ pub(crate) fn report(args: &Report) -> Result<()> {
     Ok(())
 }
 
-fn cells(row: &Json) -> Vec<String> {
+fn cells(row: &Json, outputs: bool) -> Vec<String> {
     let number = |key: &str| row[key].as_f64().unwrap_or(f64::NAN);
     if row["copied"] == true {
-        let copied = ["copied", "", "", "", "", ""].map(str::to_owned);
-        return [text(&row["name"])].into_iter().chain(copied).collect();
+        let copied = ["copied", "", "", "", "", ""].into_iter().chain(outputs.then_some(""));
+        return [text(&row["name"])].into_iter().chain(copied.map(str::to_owned)).collect();
     }
-    vec![
+    let mut cells = vec![
         text(&row["name"]),
         format!("{:.3e}", number("delta_norm")),
         format!("{:.3e}", number("relative")),
@@ -40,7 +43,10 @@ fn cells(row: &Json) -> Vec<String> {
         format!("{:.2} %", 100.0 * number("sign_conflict")),
         format!("{:.2} %", 100.0 * number("kept")),
         format!("{}", row["nonfinite"].as_u64().unwrap_or(0)),
-    ]
+    ];
+    let output = || row[report::OUTPUT].as_f64().map_or_else(String::new, |error| format!("{error:.3e}"));
+    cells.extend(outputs.then(output));
+    cells
 }
 
 fn text(value: &Json) -> String {

@@ -1,8 +1,9 @@
 //! Whole checkpoints: `polmrs.quantize.quantize` and its plan.
 
-use crate::call::long;
+use crate::call::{long, quick};
 use polmrs_core::{Result, pool};
 use polmrs_model::build::Settings;
+use polmrs_quant::check;
 use polmrs_quant::program::Config;
 use polmrs_quant::run::Prepared;
 use pyo3::prelude::*;
@@ -18,12 +19,13 @@ pub(super) struct Asked {
     exclude: Vec<String>,
     rules: Vec<String>,
     compat: bool,
+    stats: Option<PathBuf>,
 }
 
 impl Asked {
     fn prepare(&self, settings: Settings) -> Result<Prepared> {
-        let Asked { source, scheme, method, format, exclude, rules, compat } = self;
-        let config = Config::parse(scheme, method, format.as_deref(), exclude, rules, *compat)?;
+        let Asked { source, scheme, method, format, exclude, rules, compat, stats } = self;
+        let config = Config::parse(scheme, method, format.as_deref(), exclude, rules, *compat, stats.as_deref())?;
         Prepared::new(source, config, settings)
     }
 }
@@ -55,6 +57,7 @@ pub(super) fn quantize_folder(
 ) -> PyResult<String> {
     long(py, progress.as_ref(), |ctl| {
         let planned = settings(threads, shard_size, max_memory)?;
+        let report = report || asked.stats.is_some();
         let settings = Settings { overwrite, resume, sync_every, verify, report, ..planned };
         Ok(asked.prepare(settings)?.run(&to, ctl)?.to_string())
     })
@@ -74,4 +77,10 @@ pub(super) fn plan_folder(
         // A model on the Hub may keep it waiting.
         Ok(asked.prepare(settings(threads, shard_size, max_memory)?)?.describe().to_string())
     })
+}
+
+/// What a loader would trip over in a folder, as JSON.
+#[pyfunction]
+pub(super) fn check_folder(py: Python<'_>, path: PathBuf) -> PyResult<String> {
+    quick(py, || Ok(check::check_folder(&path)?.to_json().to_string()))
 }

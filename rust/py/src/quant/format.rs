@@ -72,7 +72,8 @@ pub(super) fn to_format<'py>(
         None => Vec::new(),
     };
     let packed = u8s("packed", Some(packed))?;
-    let block = Rows { packed, scales, bytes: u8s("bytes", bytes)?, zeros: u8s("zeros", zeros)?, global };
+    let block =
+        Rows { packed, scales, bytes: u8s("bytes", bytes)?, zeros: u8s("zeros", zeros)?, order: Vec::new(), global };
     let written = quick(py, || layout.write_all(&block, rows, columns))?;
     let entry = |(tensor, bytes): (Tensor, Vec<u8>)| {
         (tensor.suffix, tensor.dtype.torch_name(), tensor.shape, PyByteArray::new(py, &bytes))

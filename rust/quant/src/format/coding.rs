@@ -121,7 +121,9 @@ impl Coding {
                 } else {
                     rows.zeros.iter().map(|zero| f32::from(*zero)).collect()
                 };
-                matrix::int_back(&rows.packed, bits, group, (&rows.scales, &zeros), columns, out)
+                matrix::int_back(&rows.packed, bits, group, (&rows.scales, &zeros), columns, out)?;
+                scatter(&rows.order, columns, out);
+                Ok(())
             }
             Coding::Fp8 { .. } => matrix::fp8_back(&rows.packed, group, &rows.scales, columns, out),
             Coding::Mxfp4 => matrix::mxfp4_back(&rows.packed, &rows.bytes, columns, out),
@@ -129,6 +131,18 @@ impl Coding {
             Coding::Nf4 { block, .. } => matrix::nf4_back(&rows.packed, block, &rows.scales, out),
             Coding::Int8 => matrix::int8_back(&rows.packed, &rows.scales, columns, out),
         }
+    }
+}
+
+/// Puts the elements of each row where they belong.
+fn scatter(order: &[usize], columns: usize, out: &mut [f32]) {
+    if order.is_empty() {
+        return;
+    }
+    let mut gathered = vec![0.0; columns];
+    for row in out.chunks_exact_mut(columns) {
+        gathered.copy_from_slice(row);
+        order.iter().zip(&gathered).for_each(|(column, x)| row[*column] = *x);
     }
 }
 
@@ -144,6 +158,8 @@ pub struct Rows {
     pub bytes: Vec<u8>,
     /// Zero points: integers that are not symmetric.
     pub zeros: Vec<u8>,
+    /// Where it is not empty, the column that each element of a row is: groups of columns that are no neighbours.
+    pub order: Vec<usize>,
     /// What the whole tensor has in common: NVFP4's or FP8's scale of it, the mean of nested NF4 scales.
     pub global: f32,
 }

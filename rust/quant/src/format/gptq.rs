@@ -10,10 +10,11 @@
 //! `w = (q - z) s`. Everything is transposed, so a block of rows is a stripe of columns; `qweight` is the transpose of rows
 //! packed as words. In `gptq` a zero point of 0 is stored as the top code, and readers that add one to whole words let it
 //! carry into its neighbour: grids with zero points are written as `gptq_v2` only. A file with another `g_idx`
-//! (`desc_act`) puts neighbouring columns into different groups; [`read`] refuses it.
+//! (`desc_act`) has groups of columns that are no neighbours; [`read`] puts them side by side, in the order of their groups.
 
 use super::words::{pack_down, turn, turned, unpack_down};
 use super::{Coding, Format, Group, Held, Layout, Part, Rows, Stored, Tensor, narrow, widen};
+use crate::bits;
 use polmrs_core::{Dtype, Error, Result};
 use serde_json::{Map, Value, json};
 
@@ -60,21 +61,45 @@ pub(super) fn whole(layout: &Layout, columns: usize) -> Vec<u8> {
 
 pub(super) fn read(layout: &Layout, parts: &[Vec<u8>], count: usize, columns: usize) -> Result<Rows> {
     let (bits, groups) = (layout.coding.bits() as usize, columns / layout.coding.group(columns));
-    if parts[3] != whole(layout, columns) {
-        let rule = "columns out of order (desc_act) are not read";
-        return Err(Error::Checkpoint(format!("g_idx: not column / {}; {rule}", layout.coding.group(columns))));
-    }
+    let order = if parts[3] == whole(layout, columns) { Vec::new() } else { order(&parts[3], groups)? };
     let mut zeros = unpack_down(bits, &parts[1], groups, count);
     if layout.format == Format::Gptq {
         let top = 0xff >> (8 - bits);
         zeros.iter_mut().for_each(|zero| *zero = zero.wrapping_add(1) & top);
     }
-    Ok(Rows {
-        packed: turn::<4>(&parts[0], columns * bits / 32),
-        scales: turned(&widen(layout.dtype, &parts[2]), groups),
-        zeros,
-        ..Rows::default()
-    })
+    let mut packed = turn::<4>(&parts[0], columns * bits / 32);
+    if !order.is_empty() {
+        gather(bits, &order, &mut packed);
+    }
+    Ok(Rows { packed, scales: turned(&widen(layout.dtype, &parts[2]), groups), zeros, order, ..Rows::default() })
+}
+
+/// The columns in the order of their groups.
+///
+/// # Errors
+/// The groups are not as many as there are scales, or not all of one size.
+fn order(g_idx: &[u8], groups: usize) -> Result<Vec<usize>> {
+    let of: Vec<i32> = g_idx.as_chunks::<4>().0.iter().map(|bytes| i32::from_le_bytes(*bytes)).collect();
+    let mut order: Vec<usize> = (0..of.len()).collect();
+    order.sort_by_key(|column| of[*column]);
+    let size = of.len() / groups;
+    match order.iter().enumerate().find(|(place, column)| of[**column] != (place / size) as i32) {
+        None => Ok(order),
+        Some((_, column)) => {
+            let rule = format!("{groups} groups of {size} columns are expected");
+            Err(Error::Checkpoint(format!("g_idx: column {column} is of group {}, where {rule}", of[*column])))
+        }
+    }
+}
+
+/// Puts the codes of packed rows into this order.
+fn gather(bits: usize, order: &[usize], packed: &mut [u8]) {
+    let (mut codes, mut gathered) = (vec![0; order.len()], vec![0; order.len()]);
+    for row in packed.chunks_exact_mut(bits::packed_bytes(order.len(), bits)) {
+        bits::unpack(bits, row, &mut codes);
+        gathered.iter_mut().zip(order).for_each(|(code, column)| *code = codes[*column]);
+        bits::pack(bits, &gathered, row);
+    }
 }
 
 /// How many zero points of version 1 are stored as the top code: readers that add one to whole words carry them into their

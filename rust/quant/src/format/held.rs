@@ -48,6 +48,9 @@ impl Held<'_> {
             Format::Awq => awq::recognise(self),
             Format::Bnb => bnb::recognise(self),
         }?;
+        if !stored.layout.dtype.is_float() {
+            return Err(Error::Checkpoint(format!("scales: {} is no type of scales", stored.layout.dtype.name())));
+        }
         for tensor in stored.layout.tensors(stored.rows, stored.columns)? {
             let Some((dtype, shape)) = self.find(tensor.suffix) else {
                 return Err(Error::Checkpoint(format!("{}: not there", tensor.suffix)));

@@ -127,6 +127,7 @@ proptest! {
                 scales: all.scales[all.scales.len() * range.start / rows..all.scales.len() * range.end / rows].to_vec(),
                 bytes: slice(&all.bytes),
                 zeros: slice(&all.zeros),
+                order: Vec::new(),
                 global: all.global,
             };
             let mut parts = vec![Vec::new(); whole.len()];
@@ -294,7 +295,7 @@ fn corrupt_tensors_are_refused_by_name() {
     let mut shuffled = parts(&gptq);
     shuffled[3][0] = 1;
     let refused = gptq.read(&shuffled, 64, 64).unwrap_err().to_string();
-    assert_eq!(refused, "g_idx: not column / 32; columns out of order (desc_act) are not read");
+    assert_eq!(refused, "g_idx: column 0 is of group 1, where 2 groups of 32 columns are expected");
     let mut short = parts(&gptq);
     short[1].truncate(12);
     assert_eq!(gptq.read(&short, 64, 64).unwrap_err().to_string(), "qzeros: 64 rows are 64 bytes, not 12");
