@@ -395,6 +395,15 @@ def test_a_row_is_told_by_its_columns_and_read_to_its_records(name, row, records
     assert found.kind is type(records[0]) is FORMATS[name].kind
 
 
+@pytest.mark.parametrize("prompt", ["q", [turn("user", "q")]])
+@pytest.mark.parametrize("completion", ["a", [turn("assistant", "a")]])
+def test_a_plain_side_of_messages_becomes_messages(prompt, completion):
+    [record] = read([{"prompt": prompt, "completion": completion}])
+    assert record == (
+        pc("q", "a") if isinstance(prompt, str) and isinstance(completion, str) else pc(ask("q"), say("a"))
+    )
+
+
 def test_every_format_of_the_table_has_a_case():
     assert {name for name, _, _ in CASES} == set(FORMATS)
 

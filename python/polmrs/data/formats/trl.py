@@ -7,7 +7,7 @@ from typing import Any
 
 from polmrs.data.formats.fields import Fields, as_list, as_number, as_text
 from polmrs.data.formats.format import Format
-from polmrs.data.formats.turns import dialogue, messages, one, tools
+from polmrs.data.formats.turns import assistant, dialogue, messages, one, tools, user
 from polmrs.data.messages import Turns
 from polmrs.data.records import (
     Preference,
@@ -42,23 +42,32 @@ def _said(turns: Turns, name: str) -> Turns:
     return turns
 
 
+def _alike(prompt: Turns, *answers: Turns) -> tuple[Turns, ...]:
+    """A prompt and its answers as they are where all are plain text or all messages; otherwise all as messages."""
+    if len({isinstance(turns, str) for turns in (prompt, *answers) if turns != ""}) < 2:
+        return (prompt, *answers)
+    asked = (user(prompt),) if isinstance(prompt, str) else prompt
+    return (asked, *((assistant(text),) if isinstance(text, str) else text for text in answers))
+
+
 def _prompt_only(row: Fields) -> Iterator[Record]:
     yield PromptOnly(prompt=_prompt(row), tools=tools(row), meta=row.meta)
 
 
 def _completion(row: Fields) -> Iterator[Record]:
-    prompt, completion = _prompt(row), _answer(row, "completion")
+    prompt, completion = _alike(_prompt(row), _answer(row, "completion"))
     yield PromptCompletion(prompt=prompt, completion=completion, tools=tools(row), meta=row.meta)
 
 
 def _labelled(row: Fields) -> Iterator[Record]:
-    prompt, completion, label = _prompt(row), _answer(row, "completion"), row.flag("label")
+    prompt, completion = _alike(_prompt(row), _answer(row, "completion"))
+    label = row.flag("label")
     yield Unpaired(prompt=prompt, completion=completion, label=label, tools=tools(row), meta=row.meta)
 
 
 def _pair(row: Fields) -> Iterator[Record]:
-    chosen, rejected = _answer(row, "chosen"), _answer(row, "rejected")
     prompt = _prompt(row) if row.has("prompt") else ""
+    prompt, chosen, rejected = _alike(prompt, _answer(row, "chosen"), _answer(row, "rejected"))
     if chosen == rejected:
         raise UsageError("chosen, rejected: the same")
     margin = row.number("margin") if row.has("margin") else None
@@ -76,8 +85,9 @@ def _steps(row: Fields) -> Iterator[Record]:
 def _ranked(row: Fields) -> Iterator[Record]:
     answers = [_list_or_text(f"answers[{i}]", given) for i, given in enumerate(row.items("answers"))]
     scores = [as_number(f"scores[{i}]", score) for i, score in enumerate(row.items("scores"))]
-    prompt, given = _prompt(row), tools(row)
-    yield Ranked(prompt=prompt, answers=tuple(answers), scores=tuple(scores), tools=given, meta=row.meta)
+    given = tools(row)
+    prompt, *alike = _alike(_prompt(row), *answers)
+    yield Ranked(prompt=prompt, answers=tuple(alike), scores=tuple(scores), tools=given, meta=row.meta)
 
 
 def _list_or_text(name: str, given: Any) -> Turns:
