@@ -27,7 +27,7 @@ def main() -> int:
     from polmrs.data.ragged import Batch
     from polmrs.evaluate import Score
     from polmrs.train.command import train
-    from polmrs.train.prepared import prepare
+    from polmrs.train.supply import prepare
 
     model = stage(options.work, "base", base.inputs(), base.build).folder
     recipe = recipe_of(options, "reward", model)

@@ -25,7 +25,7 @@ def main() -> int:
     import polmrs as pm
     from polmrs.evaluate import perplexity
     from polmrs.train.command import train
-    from polmrs.train.prepared import prepare
+    from polmrs.train.supply import prepare
 
     model = stage(options.work, "base", base.inputs(), base.build).folder
     recipe = recipe_of(options, "sft", model)

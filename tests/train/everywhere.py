@@ -55,6 +55,21 @@ def marked(**kinds):
     return add
 
 
+class Spread:
+    """The variance of log-probabilities around their mean over the whole step, which is not differentiated."""
+
+    def prepare(self, policy, batches, total):
+        sums = [(float(policy.logps(b).mul(b.weights).sum()), float(b.weights.sum())) for b in batches]
+        logp, weight = total([sum(part) for part in zip(*sums, strict=True)])
+        return logp / weight
+
+    def weights(self, batch):
+        return {"spread": float(batch.weights.sum(dtype=torch.float64))}
+
+    def __call__(self, policy, batch, shared, state):
+        return {"spread": ((policy.logps(batch) - shared).square() * batch.weights).sum()}
+
+
 def steps_of(i, one):
     labels = torch.full((len(one.ids),), -1.0)
     labels[2::3] = (i % 3) / 2
@@ -64,6 +79,7 @@ def steps_of(i, one):
 REWARD = {"auto": AutoModelForSequenceClassification, "outputs": 1}
 CASES = {
     "sft": Case(finetune.SFT()),
+    "prepared on the whole step": Case(Spread()),
     "sft smoothed": Case(finetune.SFT(label_smoothing=0.1)),
     "continual": Case(
         finetune.Continual(), extra=marked(per_sequence={"replay": lambda i, _: torch.tensor([i % 4 == 0])})

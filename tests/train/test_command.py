@@ -152,6 +152,15 @@ def test_what_is_wrong_is_named(home, tmp_path, more, error, message):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def test_a_text_longer_than_the_models_context_is_named(home, tmp_path):
+    (tmp_path / "long.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b" * 70}) + "\n")
+    said = words(home, "sft", tmp_path / "run", "--set", f"data={tmp_path / 'long.jsonl'}")
+    with pytest.raises(UsageError, match=r"long.jsonl:1: 72 tokens, but max_length is 64"):
+        run(said)
+    with pytest.raises(ConfigError, match="no example is left"):
+        run([*said, "--set", "too_long=drop"])
+
+
 def test_data_without_examples_is_refused(home, tmp_path):
     for name, text, message in (
         ("empty", "", "no record is left"),

@@ -220,9 +220,9 @@ def test_an_objective_prepares_on_the_whole_step_and_hears_of_its_end():
     class Centred(SFT):
         """Divides by what all micro-batches of the step have."""
 
-        def prepare(self, policy, batches):
+        def prepare(self, policy, batches, total):
             assert not torch.is_grad_enabled()
-            return sum(float(batch.weights.sum()) for batch in batches)
+            return total([sum(float(batch.weights.sum()) for batch in batches)])[0]
 
         def __call__(self, policy, batch, shared, state):
             heard.append(shared)

@@ -19,8 +19,8 @@ from polmrs.train.estimate import estimate
 from polmrs.train.evaluation import Evaluation
 from polmrs.train.loop import Run, fit
 from polmrs.train.optimizers import Optim
-from polmrs.train.prepared import Prepared, head_of, micro_batches, prepare
 from polmrs.train.recipe import OBJECTIVES, Recipe, recipe, recipe_schema
+from polmrs.train.supply import Supply, head_of, micro_batches, prepare
 from polmrs.train.trackers import tracker
 
 log = logging.getLogger("polmrs")
@@ -159,7 +159,7 @@ def _size(of: Recipe, batch: Batch) -> int:
     return len(batch.ids) if of.door == "packed" else len(batch) * int(batch.lengths.max())
 
 
-def _meta(of: Recipe, made: Prepared) -> Any:
+def _meta(of: Recipe, made: Supply) -> Any:
     """The model without weights."""
     import torch
     from transformers import AutoConfig

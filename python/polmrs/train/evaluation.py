@@ -54,7 +54,7 @@ def measure(
     if state is not None:
         state.eval()
     try:
-        shared = prepared(objective, policy, micros)
+        shared = prepared(objective, policy, micros, engine)
         sums = dict.fromkeys(["loss", *divisors], 0.0)
         for batch, counts in micros:
             terms = objective(policy, batch, shared, state)

@@ -32,8 +32,9 @@ class Objective(Protocol):
     """A loss as named terms. Optional, where the class has them:
 
     - ``coefficients: Mapping[str, float]``: of the terms, 1 for those left out; a term with 0 is only measured;
-    - ``prepare(policy, batches) -> shared``: runs first, without gradient, on all micro-batches of this rank. What it needs
-      of other ranks it reduces itself; a batch whose weights are all 0 only keeps ranks in step;
+    - ``prepare(policy, batches, total) -> shared``: runs first, without gradient, on all micro-batches of this rank;
+      ``total(numbers)`` gives each number summed over all ranks, as a baseline of the whole step needs. Every rank calls the
+      policy and ``total`` as often as the others; a batch whose weights are all 0 is there for that alone;
     - ``init(policy) -> nn.Module``: weights of the objective's own, trained and saved with the policy;
     - ``after_step(policy, state, step)``: runs after each optimizer step;
     - ``per_batch: str``: why the loss depends on how a step is cut into micro-batches, for the few where it does.
@@ -95,14 +96,16 @@ def loss_of(objective: Objective, sums: Terms, divisors: Mapping[str, float]) ->
     return torch.stack(parts).sum() if parts else next(iter(sums.values())).double() * 0
 
 
-def prepared(objective: Objective, policy: Policy, micros: Sequence[tuple[Batch, bool]]) -> Any:
+def prepared(
+    objective: Objective, policy: Policy, micros: Sequence[tuple[Batch, bool]], engine: Engine
+) -> Any:
     """What ``prepare`` gives, or nothing. A batch that does not count has weights of 0."""
     prepare = getattr(objective, "prepare", None)
     if prepare is None:
         return None
     silent = [b if counts else replace(b, weights=torch.zeros_like(b.weights)) for b, counts in micros]
     with torch.no_grad():
-        return prepare(policy, silent)
+        return prepare(policy, silent, engine.sum)
 
 
 def split(

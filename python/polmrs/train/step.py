@@ -67,7 +67,7 @@ class Stepper:
         )
         micros = [(batch.to(engine.device), counts) for batch, counts in shares]
         divisors = divisors_of(self.objective, micros, engine)
-        shared = prepared(self.objective, self.policy, micros)
+        shared = prepared(self.objective, self.policy, micros, engine)
         factor = self.schedule.factor(done, steps=self.steps)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor

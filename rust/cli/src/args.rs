@@ -35,6 +35,8 @@ pub(crate) enum Verb {
     Check(Check),
     /// Convert a checkpoint of pickles (.bin, .pt, .pth) to safetensors without running their code
     Convert(Convert),
+    /// Train a model from a YAML file: sft, classify, reward or prm (Python package only)
+    Train(Train),
     /// Show what a merge did to its tensors, the worst first
     Report(Report),
     /// List the methods of this build
@@ -242,6 +244,13 @@ pub(crate) struct Report {
     /// Draw KEY as a picture of layers and kinds of tensors too (Python package only; needs matplotlib)
     #[arg(long, value_name = "FILE")]
     pub(crate) png: Option<PathBuf>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Train {
+    /// What to learn, --config FILE, --set KEY=VALUE, --dry-run, --resume, --json
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
+    pub(crate) words: Vec<String>,
 }
 
 #[derive(Debug, Group)]

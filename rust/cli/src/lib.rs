@@ -74,6 +74,7 @@ fn dispatch(args: &Args, ctl: &Ctl) -> Result<()> {
         Verb::Data(args) => verbs::data::data(args, ctl),
         Verb::Check(args) => verbs::check::check(args),
         Verb::Convert(args) => verbs::convert::convert(args),
+        Verb::Train(args) => verbs::about::train(args),
         Verb::Report(args) => verbs::report::report(args),
         Verb::Methods(args) => verbs::about::methods(args),
         Verb::Schema(args) => verbs::about::schema(args),

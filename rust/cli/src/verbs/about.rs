@@ -1,6 +1,6 @@
 //! `polmrs methods`, `polmrs schema`, `polmrs completions`: what the build itself knows.
 
-use crate::args::{Args, Completions, Methods, Schema};
+use crate::args::{Args, Completions, Methods, Schema, Train};
 use crate::text::table;
 use clap::CommandFactory;
 use polmrs_core::{Error, Result};
@@ -25,6 +25,13 @@ pub(crate) fn methods(args: &Methods) -> Result<()> {
         .collect();
     print!("{}", table(&["id", "name", "family", "paper", "module"], &rows));
     Ok(())
+}
+
+pub(crate) fn train(args: &Train) -> Result<()> {
+    Err(Error::Usage(format!(
+        "train {}: training takes torch: run the same command of the Python package (pip install 'polmrs[train]')",
+        args.words.join(" ")
+    )))
 }
 
 pub(crate) fn schema(args: &Schema) -> Result<()> {

@@ -23,7 +23,7 @@ from polmrs.train.recipe import Files, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class Supply:
     """The examples of a run."""
 
     train: tuple[Batch, ...]
@@ -49,7 +49,7 @@ def head_of(recipe: Recipe, classes: Sequence[str]) -> Head:
     return Scores(outputs=len(classes)) if recipe.method == "classify" else heads[recipe.method]
 
 
-def prepare(recipe: Recipe, tokenizer: Any, context: int | None) -> Prepared:
+def prepare(recipe: Recipe, tokenizer: Any, context: int | None) -> Supply:
     """Reads and tokenizes the data of a recipe.
 
     Raises:
@@ -81,7 +81,7 @@ def prepare(recipe: Recipe, tokenizer: Any, context: int | None) -> Prepared:
         train, held = _apart(train, recipe.held_out.share, recipe.seed)
     if recipe.method == "classify" and len(classes) < 2:
         raise ConfigError(f"classes: {classes}; a classifier tells 2 or more apart")
-    return Prepared(
+    return Supply(
         train=tuple(train), held_out=tuple(held), classes=tuple(classes), account="\n".join(accounts)
     )
 
