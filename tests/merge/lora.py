@@ -4,7 +4,7 @@ import json
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 
@@ -59,3 +59,19 @@ def merged_by_peft(base, adapters, weights, combination, **options):
     names = [str(at) for at in range(len(adapters))]
     model.add_weighted_adapter(names, weights, "merged", combination_type=combination, **options)
     return changes(model, "merged")
+
+
+def pair(base, home, first=None, second=None, **settings):
+    """Two adapters of one model."""
+    return [
+        train(base, home / "a", seed=1, **{**settings, **(first or {})}),
+        train(base, home / "b", seed=2, **{**settings, **(second or {})}),
+    ]
+
+
+def factors(folder):
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def config(folder):
+    return json.loads((folder / "adapter_config.json").read_text())

@@ -41,21 +41,21 @@ pub(super) struct Share {
     b: usize,
     rank: u64,
     scale: f32,
-    factor: f32,
+    coefficient: f32,
 }
 
 impl Share {
-    /// What the adapter of a number has of a module; its tensors are the plan's source `source`, `factor` is the method's.
-    pub(super) fn of(adapter: (usize, &Adapter), module: &str, source: usize, factor: f32) -> Option<Share> {
+    /// What the adapter of a number has of a module; its tensors are the plan's source `source`, `coefficient` is the method's.
+    pub(super) fn of(adapter: (usize, &Adapter), module: &str, source: usize, coefficient: f32) -> Option<Share> {
         let (number, adapter) = adapter;
         let pair = adapter.pairs.get(module)?;
         let (scale, rank) = (adapter.config.scale(module), adapter.config.rank(module));
-        Some(Share { adapter: number, source, a: pair.a?, b: pair.b?, rank, scale, factor })
+        Some(Share { adapter: number, source, a: pair.a?, b: pair.b?, rank, scale, coefficient })
     }
 
     /// What its product is multiplied by.
     fn whole(&self) -> f64 {
-        f64::from(self.scale) * f64::from(self.factor)
+        f64::from(self.scale) * f64::from(self.coefficient)
     }
 }
 
@@ -181,7 +181,7 @@ impl Factored {
                 let mut change = vec![0.0; len];
                 if let Some(at) = shares.iter().position(|share| share.adapter == *source) {
                     factors[at].add((row * columns) as u64, &mut change, shares[at].scale);
-                    sum.iter_mut().zip(&change).for_each(|(sum, x)| *sum += x * shares[at].factor);
+                    sum.iter_mut().zip(&change).for_each(|(sum, x)| *sum += x * shares[at].coefficient);
                 }
                 change
             };

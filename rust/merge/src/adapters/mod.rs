@@ -16,9 +16,11 @@
 //! | module | holds |
 //! |---|---|
 //! | this one | what is refused, and the plan |
+//! | [`coefficients`] | what a linear method multiplies every adapter with |
 //! | [`job`] | the jobs of one module |
 //! | [`config`] | `adapter_config.json` of the result |
 
+mod coefficients;
 mod config;
 mod job;
 
@@ -27,13 +29,13 @@ use crate::extra::Extra;
 use crate::program::{self, Opened};
 use crate::tokenizer;
 use job::{Factored, Share, Way};
-use polmrs_core::{Ctl, Dtype, Error, Result};
-use polmrs_engine::sink::MemorySink;
-use polmrs_engine::source::{MemorySource, Meta, Source};
-use polmrs_engine::{Input, Job, Options, Plan, Stage, Target};
+use polmrs_core::philox::Key;
+use polmrs_core::{Dtype, Error, Result};
+use polmrs_engine::source::{Meta, Source};
+use polmrs_engine::{Input, Job, Plan, Stage, Target};
 use polmrs_io::output::Output;
 use polmrs_model::ModelFolder;
-use polmrs_model::adapter::products::{bias, weight};
+use polmrs_model::adapter::products::{Module, bias, weight};
 use polmrs_model::adapter::weights::PREFIX;
 use polmrs_model::adapter::{Adapter, Products, Union};
 use polmrs_model::beside::{self, SIDECARS, TOKENIZER, pretty};
@@ -101,38 +103,30 @@ impl Adapters {
         let opened: Vec<Opened<'_>> = products.iter().map(|source| Opened { source, tied: false }).collect();
         let kind = config.out_dtype.or(config.dtype).unwrap_or_else(|| widest(&adapters));
         (config.dtype, config.out_dtype) = (None, None);
-        let factors = if config.method.is_linear() { Some(factors(config, &products)?) } else { None };
+        let coefficients = if config.method.is_linear() { Some(coefficients::of(config, &products)?) } else { None };
         config.out_dtype = Some(kind);
         let combination = config.factors.combination.unwrap_or(Combination::Svd);
         let rank = rank(config, &adapters, &union)?;
         let dense = program::plan(config, &opened, seed, extra)?;
         let lost = Lost::default();
-        let mut plan = Plan { notes: dense.notes, ..Plan::default() };
-        let modules: BTreeMap<String, &String> = union.modules.keys().map(|name| (weight(name), name)).collect();
-        for (mut job, meta) in dense.jobs.into_iter().zip(dense.outputs) {
-            let at = plan.outputs.len();
-            let Some(name) = modules.get(&meta.name) else {
-                job.outputs = vec![Target { tensor: at, first: 0, len: meta.elements() }];
-                plan.outputs.push(Meta { name: format!("{PREFIX}{}", meta.name), ..meta });
-                plan.jobs.push(job);
-                continue;
-            };
-            let way = match &factors {
-                None => Way::Dense { key: polmrs_core::philox::Key::new(seed, &meta.name, "svd") },
-                Some(factors) => {
-                    let factors = &factors[&meta.name];
-                    let shares = adapters.iter().zip(factors).enumerate().filter_map(|(at, (adapter, factor))| {
-                        Share::of((at, adapter), name, products.len() + at, *factor)
-                    });
-                    Way::Shares { shares: shares.collect(), combination }
-                }
-            };
-            let factored =
-                Factored { name: (*name).clone(), module: union.modules[*name], rank, kind, lost: lost.clone() };
-            let (outputs, job) = factored.job(job, way, at)?;
-            plan.outputs.extend(outputs);
-            plan.jobs.push(job);
-        }
+        let factored = |name: &str| Factored {
+            name: name.to_owned(),
+            module: union.modules[name],
+            rank,
+            kind,
+            lost: Arc::clone(&lost),
+        };
+        let way = |name: &str| match &coefficients {
+            None => Way::Dense { key: Key::new(seed, &weight(name), "svd") },
+            Some(coefficients) => {
+                let each = adapters.iter().zip(&coefficients[&weight(name)]).enumerate();
+                let shares = each.filter_map(|(at, (adapter, coefficient))| {
+                    Share::of((at, adapter), name, products.len() + at, *coefficient)
+                });
+                Way::Shares { shares: shares.collect(), combination }
+            }
+        };
+        let mut plan = factor(dense, &union, |name, job, at| factored(name).job(job, way(name), at))?;
         beneath(&mut plan, &adapters, &union, products.len())?;
         plan.notes.extend(lacking(config, &adapters, &union));
         let (config, notes) = config::merged(&configs, &union, rank);
@@ -173,6 +167,26 @@ impl Adapters {
         }
         Ok(())
     }
+}
+
+/// The plan of dense changes with factors in their place; what is no module's weight stays as it is. `job` gives the tensors
+/// and the job of a module, of which the first tensor will be that of a number.
+fn factor(dense: Plan, union: &Union, job: impl Fn(&str, Job, usize) -> Result<([Meta; 2], Job)>) -> Result<Plan> {
+    let modules: BTreeMap<String, &String> = union.modules.keys().map(|name| (weight(name), name)).collect();
+    let mut plan = Plan { notes: dense.notes, ..Plan::default() };
+    for (mut whole, meta) in dense.jobs.into_iter().zip(dense.outputs) {
+        let at = plan.outputs.len();
+        if let Some(name) = modules.get(&meta.name) {
+            let (outputs, factors) = job(name, whole, at)?;
+            plan.outputs.extend(outputs);
+            plan.jobs.push(factors);
+        } else {
+            whole.outputs = vec![Target { tensor: at, first: 0, len: meta.elements() }];
+            plan.outputs.push(Meta { name: format!("{PREFIX}{}", meta.name), ..meta });
+            plan.jobs.push(whole);
+        }
+    }
+    Ok(plan)
 }
 
 /// Refuses what makes no sense without a model.
@@ -217,7 +231,13 @@ fn rank(config: &Config, adapters: &[Arc<Adapter>], union: &Union) -> Result<u64
         _ => all.flatten().max(),
     };
     let most = most.ok_or_else(|| Error::Checkpoint("none of the adapters changes any module".into()))?;
-    Ok(config.factors.rank.map_or(most, |rank| rank as u64))
+    let largest = union.modules.values().map(|module| module.inputs.min(module.outputs)).max().unwrap_or(most);
+    match config.factors.rank.map(|rank| rank as u64) {
+        Some(rank) if rank > largest => Err(Error::Config(format!(
+            "svd_rank: {rank} is more than {largest}, the most that a module's weight can have"
+        ))),
+        given => Ok(given.unwrap_or(most)),
+    }
 }
 
 /// The type that holds every adapter's factors.
@@ -228,29 +248,6 @@ fn widest(adapters: &[Arc<Adapter>]) -> Dtype {
         used.map(|at| tensors[at].dtype).collect::<Vec<_>>()
     };
     adapters.iter().flat_map(pairs).reduce(Dtype::promote).unwrap_or(Dtype::F32)
-}
-
-/// What a linear method multiplies every model with, by tensor: it merges vectors, each model's being 1 at its own place.
-fn factors(config: &Config, products: &[Products]) -> Result<BTreeMap<String, Vec<f32>>> {
-    let count = products.len() - usize::from(config.over_zero);
-    let unit =
-        |own: usize| -> Vec<u8> { (0..count).flat_map(|at| f32::from(u8::from(at == own)).to_le_bytes()).collect() };
-    let units: Vec<Vec<u8>> = (0..products.len()).map(unit).collect();
-    let mut sources = Vec::new();
-    for (product, unit) in products.iter().zip(&units) {
-        let vector = |meta: &Meta| Meta { name: meta.name.clone(), dtype: Dtype::F32, shape: vec![count as u64] };
-        let tensors = product.tensors().iter().map(|meta| (vector(meta), unit.as_slice()));
-        sources.push(MemorySource::new(product.label(), tensors.collect())?);
-    }
-    let opened: Vec<Opened<'_>> = sources.iter().map(|source| Opened { source, tied: false }).collect();
-    let plan = program::plan(config, &opened, 0, &mut Extra::default())?;
-    let mut found = vec![vec![0; 4 * count]; plan.outputs.len()];
-    let sink = MemorySink::new(found.iter_mut().map(Vec::as_mut_slice).collect());
-    let sources: Vec<&dyn Source> = sources.iter().map(|source| source as &dyn Source).collect();
-    polmrs_engine::run(&sources, &plan, &sink, Options::default(), &Ctl::new())?;
-    drop(sink);
-    let numbers = |bytes: &Vec<u8>| bytes.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect();
-    Ok(plan.outputs.iter().zip(&found).map(|(meta, bytes)| (meta.name.clone(), numbers(bytes))).collect())
 }
 
 /// The jobs that copy the model's own weights out of the adapters' files, which must agree.
@@ -278,7 +275,7 @@ fn beneath(plan: &mut Plan, adapters: &[Arc<Adapter>], union: &Union, first: usi
 
 /// What is said of modules, and of biases, that not every adapter has.
 fn lacking(config: &Config, adapters: &[Arc<Adapter>], union: &Union) -> Option<String> {
-    let lacks = |name: &str, module: &polmrs_model::adapter::products::Module, at: usize| {
+    let lacks = |name: &str, module: &Module, at: usize| {
         let pair = adapters[at].pairs.get(name);
         match pair {
             None => Some(weight(name)),

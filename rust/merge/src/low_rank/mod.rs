@@ -7,8 +7,8 @@
 //! product itself is never made. Of a dense matrix, by a block Krylov space (Musco and Musco, arXiv:1504.05477): with X of
 //! `rank + 8` random columns, the span of `M X, (M Mᵀ) M X, ...` up to the third power, in which the nearest matrix is
 //! taken exactly. Where that would span everything, the whole matrix is taken, so small ones are exact. The distance from M
-//! is then at most 1.01 times the least possible, even for a matrix of noise, and equals it to rounding where M has no more
-//! than four times `rank + 8` directions. Everything is in f64 on one thread, in an order that the shapes alone decide.
+//! is then at most 1.01 times the least possible in all that was tried, matrices of noise included, and equals it to rounding
+//! where M has no more than four times `rank + 8` directions. Everything is in f64 on one thread, in an order that the shapes alone decide.
 
 mod jacobi;
 mod panel;
