@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from polmrs.data import read
 from polmrs.data.formats import FORMATS
 from polmrs.data.formats.turns import ROLES
@@ -542,3 +544,47 @@ def test_the_page_has_the_table():
         for f in FORMATS.values()
     ]
     assert "\n".join(rows) in page
+
+
+JUNK = [
+    None,
+    True,
+    0,
+    -7.5,
+    "",
+    " ",
+    "x",
+    "[1]",
+    "{}",
+    [],
+    [[]],
+    [None],
+    ["x"],
+    [{}],
+    {},
+    {"role": "user"},
+    {"text": 3},
+]
+
+
+def mutated(value, draw):
+    """A value with something within it that it should not be."""
+    if isinstance(value, dict) and value and draw(st.booleans()):
+        key = draw(st.sampled_from(sorted(value)))
+        return value | {key: mutated(value[key], draw)}
+    if isinstance(value, list) and value and draw(st.booleans()):
+        at = draw(st.integers(0, len(value) - 1))
+        return [*value[:at], mutated(value[at], draw), *value[at + 1 :]]
+    return draw(st.sampled_from(JUNK))
+
+
+@given(st.data())
+@settings(max_examples=400)
+def test_whatever_a_row_holds_it_is_read_or_rejected_with_a_reason(data):
+    name, row, _ = data.draw(st.sampled_from(CASES))
+    bad = {**row, data.draw(st.sampled_from(sorted(row))): None}
+    key = data.draw(st.sampled_from(sorted(row)))
+    for odd in (bad, row | {key: mutated(row[key], data.draw)}):
+        found = read([row, odd, row], format=name, policy=data.draw(st.sampled_from(["skip", "repair"])))
+        assert found.account.rows == 3
+        assert len({record.origin for record in found}) + len(found.account.rejected) == 3

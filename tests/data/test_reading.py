@@ -76,6 +76,20 @@ def test_rows_within_one_object_are_found(tmp_path):
     assert [record.text for record in read(named_rows)] == ["a", "b"]
 
 
+def test_a_good_row_after_many_bad_ones_is_found_and_all_are_counted(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("bad\n" * 100 + json.dumps(GOOD) + "\n")
+    found = read(path, policy="skip")
+    assert (len(found), found.account.rows, len(found.account.rejected)) == (1, 101, 100)
+
+
+def test_bad_lines_beside_an_object_that_holds_rows_are_kept_in_the_account(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"data": [{"text": "a"}], "n": 1}\nbad\n')
+    found = read(path, policy="skip")
+    assert ([record.text for record in found], faults(found.account.rejected)) == (["a"], ["2"])
+
+
 def test_several_files_are_read_in_order(tmp_path):
     paths = [tmp_path / f"{i}.txt" for i in range(3)]
     for path in paths:

@@ -149,10 +149,13 @@ def _of_source(
 ) -> Iterator[Event]:
     stream = rows(source, text=text)
     head = list(itertools.islice(stream, PROBED))
+    while head and not any(isinstance(row, Row) for row in head) and (more := next(stream, None)):
+        head.append(more)
     read_rows = [row for row in head if isinstance(row, Row)]
     if len(read_rows) == 1:  # one object may hold the rows
-        head = _unwrapped(read_rows[0], head)
-        read_rows = [row for row in head if isinstance(row, Row)]
+        faults = [row for row in head if isinstance(row, Fault)]
+        read_rows = _unwrapped(read_rows[0])
+        head = [*read_rows, *faults]
     name = source if isinstance(source, str | os.PathLike) else "rows"
     if not read_rows:
         yield from (event for fault in head for event in (("row", fault.origin), ("rejected", fault)))
@@ -190,17 +193,17 @@ def _told(name: str, values: list[Any], format: str | None) -> Format:
         raise ConfigError(f"{name}: {error}") from error
 
 
-def _unwrapped(row: Row, head: list[Row | Fault]) -> list[Row | Fault]:
-    """The rows within one object: those of its only list of objects, or its values where all are objects."""
+def _unwrapped(row: Row) -> list[Row]:
+    """The rows within one object: those of its only list of objects, or its values where all are objects; else itself."""
     value = row.value
     if not isinstance(value, Mapping) or any(form.fits(value) for form in FORMATS.values()):
-        return head
+        return [row]
     lists = [key for key in value if has(value, f"{key}[]") and isinstance(value[key][0], Mapping)]
     if len(lists) == 1:
         return [Row(f"{row.origin}:{lists[0]}[{i}]", one) for i, one in enumerate(value[lists[0]])]
     if len(value) > 1 and all(isinstance(one, Mapping) for one in value.values()):
         return [Row(f"{row.origin}:{key}", one) for key, one in value.items()]
-    return head
+    return [row]
 
 
 def _of_row(row: Row | Fault, take: Callable[[Fields], Iterator[Record]], repair: bool) -> Iterator[Event]:
@@ -217,6 +220,9 @@ def _of_row(row: Row | Fault, take: Callable[[Fields], Iterator[Record]], repair
         made.extend(take(columns))
     except PolmrsError as error:
         yield "rejected", Fault(row.origin, str(error))
+        return
+    if not made:
+        yield "rejected", Fault(row.origin, "no record in it")
         return
     if columns.repairs:
         yield "repaired", Fault(row.origin, "; ".join(columns.repairs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from polmrs.data.formats.fields import Fields, as_text
+from polmrs.data.formats.fields import Fields, as_list, as_text
 from polmrs.data.formats.format import Format
 from polmrs.data.formats.turns import assistant, dialogue, messages, one, shared, split, tools, user
 from polmrs.data.messages import Message
@@ -80,7 +80,8 @@ def pair(
 def _verified(row: Fields) -> Iterator[Record]:
     prompt = dialogue(row, _turns(row, "messages"), answered=False)
     truth, verifier = row.value("ground_truth"), row.value("dataset")
-    name = verifier if isinstance(verifier, str) else ",".join(map(str, verifier))
+    names = [verifier] if isinstance(verifier, str) else as_list("dataset", verifier)
+    name = ",".join(as_text("dataset", one) for one in names)
     yield Verifiable(prompt=prompt, truth=truth, verifier=name, tools=tools(row), meta=row.meta)
 
 

@@ -123,6 +123,13 @@ def as_list(name: str, value: Any) -> list[Any]:
     return list(value)
 
 
+def as_object(name: str, value: Any) -> Mapping[str, Any]:
+    """An object, or a refusal by name."""
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{name}: expected an object, got {type(value).__name__}")
+    return value
+
+
 def as_json(name: str, value: Any) -> Any:
     """What a text says in JSON; anything else as it is."""
     if not isinstance(value, str):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from polmrs.data.formats.fields import Fields, as_list, as_text
+from polmrs.data.formats.fields import Fields, as_list, as_object, as_text
 from polmrs.data.formats.format import Format
 from polmrs.data.formats.turns import ROLES, assistant, transcript, user
 from polmrs.data.messages import Message, Turns
@@ -88,9 +88,7 @@ def _worked(row: Fields, instruction: str, instances: list[Any], name: str) -> I
     if not instances:
         raise UsageError(f"{name}: there is none")
     for i, instance in enumerate(instances):
-        if not isinstance(instance, Mapping):
-            raise UsageError(f"{name}[{i}]: expected an object, got {type(instance).__name__}")
-        one = Fields({"instruction": instruction, **instance})
+        one = Fields({"instruction": instruction, **as_object(f"{name}[{i}]", instance)})
         question = "instruction_with_input" if one.has("instruction_with_input") else "instruction"
         prompt = asked(one, question) if question != "instruction" else asked(one, "instruction", "input")
         for output in _outputs(one, f"{name}[{i}]"):

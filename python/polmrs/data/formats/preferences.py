@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from polmrs.data.formats.dialogues import pair
-from polmrs.data.formats.fields import Fields, as_number, as_text
+from polmrs.data.formats.fields import Fields, as_number, as_object, as_text
 from polmrs.data.formats.format import Format
 from polmrs.data.formats.instructions import answer, asked
 from polmrs.data.formats.turns import messages, shared, transcript
@@ -96,7 +96,8 @@ def _comparison(row: Fields) -> Iterator[Record]:
 
 
 def _axis(row: Fields) -> Iterator[Record]:
-    axes = {key: value for key, value in row.value("summary.axes").items() if value is not None}
+    given = as_object("summary.axes", row.value("summary.axes"))
+    axes = {key: value for key, value in given.items() if value is not None}
     score = as_number("summary.axes.overall", axes.get("overall"))
     text = _summary("summary.text", row.value("summary.text"))
     yield Ranked(prompt=_tldr_prompt(row), answers=(text,), scores=(score,), meta=row.meta | {"axes": axes})
@@ -105,11 +106,9 @@ def _axis(row: Fields) -> Iterator[Record]:
 def _ultrafeedback(row: Fields) -> Iterator[Record]:
     prompt, answers, scores, aspects = asked(row, "instruction"), [], [], []
     for i, completion in enumerate(row.items("completions")):
-        if not isinstance(completion, Mapping):
-            raise UsageError(f"completions[{i}]: expected an object")
-        one = Fields(completion)
+        one = Fields(as_object(f"completions[{i}]", completion))
         answers.append(answer(one.text("response"), f"completions[{i}].response"))
-        ratings = _ratings(one.row.get("annotations") or {})
+        ratings = _ratings(as_object("annotations", one.row.get("annotations") or {}))
         score = "overall_score" if one.has("overall_score") else "fine-grained_score"
         scores.append(one.number(score))
         aspects.append(ratings)
@@ -134,10 +133,10 @@ def _listed(question: str, texts: str, text: str, score: str, sign: float = 1, p
     def read(row: Fields) -> Iterator[Record]:
         prompt, answers, scores = prompts(row, question), [], []
         for i, given in enumerate(row.items(texts)):
-            if not isinstance(given, Mapping):
-                raise UsageError(f"{texts}[{i}]: expected an object, got {type(given).__name__}")
-            answers.append(answer(Fields(given).text(text), f"{texts}[{i}].{text}"))
-            scores.append(sign * as_number(f"{texts}[{i}].{score}", given.get(score)))
+            name = f"{texts}[{i}]"
+            one = Fields(as_object(name, given))
+            answers.append(answer(one.text(text), f"{name}.{text}"))
+            scores.append(sign * as_number(f"{name}.{score}", one.row.get(score)))
         yield Ranked(prompt=prompt, answers=tuple(answers), scores=tuple(scores), meta=row.meta)
 
     return read
@@ -157,6 +156,8 @@ def _stack_pair(row: Fields) -> Iterator[Record]:
 def _binarized(row: Fields) -> Iterator[Record]:
     """UltraFeedback binarized and TRL's conversational pairs: whole conversations, or the answers alone."""
     chosen, rejected = (messages(row, name) for name in ("chosen", "rejected"))
+    if not chosen or not rejected:
+        raise UsageError("chosen, rejected: a conversation without turns")
     margin = row.number("margin") if row.has("margin") else None
     if row.has("score_chosen") and row.has("score_rejected"):
         margin = row.number("score_chosen") - row.number("score_rejected")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from polmrs.data.formats.fields import Fields, as_json, as_number, as_text
+from polmrs.data.formats.fields import Fields, as_json, as_list, as_number, as_object, as_text
 from polmrs.data.formats.format import Format
 from polmrs.data.formats.instructions import answer, asked
 from polmrs.data.formats.turns import user
@@ -158,24 +158,35 @@ def _prm800k(row: Fields) -> Iterator[Record]:
     Steps that a person wrote have no rating and count as right; the solution ends at the first step that was not chosen.
     """
     prompt, steps, labels = asked(row, "question.problem"), [], []
-    for i, step in enumerate(as_json("label", row.value("label"))["steps"]):
-        chosen, human = step.get("chosen_completion"), step.get("human_completion")
-        if chosen is not None:
-            taken = step["completions"][chosen]
-        elif human is not None:
-            taken = {"rating": 1, **(human if isinstance(human, Mapping) else {"text": human})}
-        else:  # annotation stopped here; the last completions are alternatives, of which the first was shown
-            taken = (step.get("completions") or [None])[0]
+    label = as_object("label", as_json("label", row.value("label")))
+    for i, given in enumerate(as_list("label.steps", label.get("steps"))):
+        name = f"label.steps[{i}]"
+        step = as_object(name, given)
+        taken, last = _taken(step, name)
         if taken is None:
             break
-        rating = 1 if taken.get("rating") is None and chosen is None else taken.get("rating")
-        if rating not in _RATINGS:
-            raise UsageError(f"label.steps[{i}]: rating {rating!r} is none of -1, 0, 1")
-        steps.append(as_text(f"label.steps[{i}].text", taken.get("text")))
+        rating = taken.get("rating")
+        if not isinstance(rating, int) or rating not in _RATINGS:
+            raise UsageError(f"{name}: rating {rating!r} is none of -1, 0, 1")
+        steps.append(as_text(f"{name}.text", taken.get("text")))
         labels.append(_RATINGS[rating])
-        if chosen is None and human is None:
+        if last:
             break
     yield Stepwise(prompt=prompt, steps=tuple(steps), labels=tuple(labels), meta=row.meta)
+
+
+def _taken(step: Mapping[str, Any], name: str) -> tuple[Mapping[str, Any] | None, bool]:
+    """What a step went on with, and whether annotation stopped there: then it is the first of the alternatives, if any."""
+    chosen, human = step.get("chosen_completion"), step.get("human_completion")
+    alternatives = as_list(f"{name}.completions", step.get("completions") or [])
+    if chosen is not None:
+        if not isinstance(chosen, int) or not 0 <= chosen < len(alternatives):
+            raise UsageError(f"{name}.chosen_completion: {chosen!r} of {len(alternatives)} completions")
+        return as_object(f"{name}.completions[{chosen}]", alternatives[chosen]), False
+    if human is not None:
+        written = {"text": human} if isinstance(human, str) else as_object(f"{name}.human_completion", human)
+        return {**written, "rating": 1}, False
+    return (as_object(f"{name}.completions[0]", alternatives[0]) if alternatives else None), True
 
 
 _STEP_END = "ки"
