@@ -1,6 +1,7 @@
 """Examples straight from files: all of them, once an epoch, in an order that a seed gives, from any position."""
 
 import json
+import shutil
 
 import pytest
 from data.tokenizers import tokenizer
@@ -33,6 +34,13 @@ def flat(steps):
 
 def test_without_a_buffer_a_stream_is_the_file(file):
     stream = Streamed(file, TOKENS, batch=4, buffer=1, epochs=1)
+    assert flat(stream) == flat([read(file).examples(TOKENS)])
+
+
+def test_a_tokenizer_is_loaded_once_from_its_folder(file, tmp_path):
+    TOKENS.save_pretrained(tmp_path)
+    stream = Streamed(file, tmp_path, batch=4, buffer=1, epochs=1)
+    shutil.rmtree(tmp_path)
     assert flat(stream) == flat([read(file).examples(TOKENS)])
 
 

@@ -108,7 +108,7 @@ def examples(
     """
     if too_long not in _RULES:
         raise UsageError(f"too_long: {too_long!r} is none of {', '.join(_RULES)}")
-    given, context = _tokenizer_of(tokenizer)
+    given, context = tokenizer_of(tokenizer)
     limit = min((n for n in (max_length, context) if n is not None), default=None)
     if limit is not None and limit < 2:
         raise UsageError(f"max_length: {limit} is not 2 or more")
@@ -141,7 +141,12 @@ class _TooLongError(Exception):
     """An example that ``drop`` takes out."""
 
 
-def _tokenizer_of(given: Any) -> tuple[Any, int | None]:
+def tokenizer_of(given: Any) -> tuple[Any, int | None]:
+    """The tokenizer of a folder, a name or a policy, and the context of a policy.
+
+    Raises:
+        UsageError: The policy has none.
+    """
     if isinstance(given, str | os.PathLike):
         from transformers import AutoTokenizer
 

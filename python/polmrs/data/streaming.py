@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from polmrs.data.conversion import convert
-from polmrs.data.encoding import TooLong, examples
+from polmrs.data.encoding import TooLong, examples, tokenizer_of
 from polmrs.data.ragged import Batch
 from polmrs.data.reading import Policy, events, kind_of
 from polmrs.data.records import Record, named
@@ -68,6 +69,8 @@ class Streamed:
         if isinstance(source, Iterator):
             raise UsageError("source: an iterator, which can be read only once; pass paths or a data set")
         self.batch, self.buffer, self.seed, self.epochs = batch, buffer, seed, epochs
+        if isinstance(tokenizer, str | os.PathLike):  # once, not for every record
+            tokenizer, _ = tokenizer_of(tokenizer)
         self.source, self.tokenizer, self.kind = source, tokenizer, kind_of(kind)
         self.faults: list[Fault] = []
         self.counts: Counter[str] = Counter()
