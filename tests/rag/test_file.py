@@ -19,6 +19,7 @@ KINDS = [
     rag.Flat(storage="bfloat16"),
     *(rag.Quantized(bits=bits, storage="float16") for bits in (1, 4, 8)),
     *(rag.HNSW(m=5, ef_search=200, codes=codes) for codes in ("bf16", "int8")),
+    rag.IVF(lists=7, probes=4),
 ]
 
 

@@ -15,13 +15,14 @@ from polmrs.rag.embedding import Embedder
 from polmrs.rag.fusion import RRF, Fusion, WeightedSum, fuse, mmr
 from polmrs.rag.hybrid import Hybrid
 from polmrs.rag.index import Hits, Index
-from polmrs.rag.kinds import HNSW, Flat, Kind, Quantized
+from polmrs.rag.kinds import HNSW, IVF, Flat, Kind, Quantized
 from polmrs.rag.reading import Answer, Reader, Shown, read
 
 __all__ = [
     "BM25",
     "ENGLISH",
     "HNSW",
+    "IVF",
     "RRF",
     "Answer",
     "Chunk",

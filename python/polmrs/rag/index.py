@@ -231,7 +231,8 @@ class Index:
             k: At least 1.
             filter: Only what passes counts; the scan looks at nothing else, so there are ``k`` hits if so many pass.
             min_score: Leaves out what scores less.
-            effort: In place of ``ef_search`` of :class:`~polmrs.rag.HNSW`, for this search; other kinds have no use for it.
+            effort: In place of ``ef_search`` of :class:`~polmrs.rag.HNSW` or ``probes`` of :class:`~polmrs.rag.IVF`, for
+                this search; other kinds have no use for it.
 
         Raises:
             ArrayError: Wrong shape or type.

@@ -64,10 +64,34 @@ class HNSW:
     storage: Storage = "float32"
 
 
-Kind: TypeAlias = Flat | Quantized | HNSW
-NAMES: dict[str, type[Flat] | type[Quantized] | type[HNSW]] = {
+@dataclass(frozen=True, kw_only=True)
+class IVF:
+    """Looks at the lists around the centres that are nearest to the query: for vectors that memory cannot hold.
+
+    An inverted file ([paper](https://doi.org/10.1109/TPAMI.2010.57), section IV) whose centres are those of k-means, with the
+    codes of :class:`Quantized` inside each list. Opened with ``mmap=True``, a search reads the codes of its lists and a dozen
+    vectors. Scores are exact; a hit may be missed. The same lists and hits for any number of threads.
+
+    >>> IVF(probes=16).lists is None
+    True
+    """
+
+    lists: int | None = None
+    """How many; ``None`` for twice the square root of the number of vectors, when there are twice as many as before."""
+    probes: int = 32
+    """How many lists a search looks at; more, if a filter leaves few vectors."""
+    margin: float = 3.25
+    """Standard deviations of the 1-bit estimate within which vectors get the second look."""
+    seed: int = 0
+    """Of the vectors that k-means begins with."""
+    storage: Storage = "float32"
+
+
+Kind: TypeAlias = Flat | Quantized | HNSW | IVF
+NAMES: dict[str, type[Flat] | type[Quantized] | type[HNSW] | type[IVF]] = {
     "flat": Flat,
     "quantized": Quantized,
     "hnsw": HNSW,
+    "ivf": IVF,
 }
 """Kinds by the names that files have for them."""

@@ -111,7 +111,11 @@ impl Index {
             let vectors = wide(dtype, bytes);
             self.exclusive().add(&ids, &vectors, &metadata, ctl)
         };
-        let most = if matches!(py.detach(|| self.shared().settings()).kind, Kind::Hnsw(_)) { MANY / 64 } else { MANY };
+        let most = if matches!(py.detach(|| self.shared().settings()).kind, Kind::Hnsw(_) | Kind::Ivf(_)) {
+            MANY / 64
+        } else {
+            MANY
+        };
         if bytes.len() >= most || progress.is_some() {
             long(py, progress, work)
         } else {

@@ -203,9 +203,41 @@ fn block_dots_avx512(rows: &[f32], queries: &[f32], out: &mut [[f32; ROWS]; QUER
     }
 }
 
+/// Rows that queries meet eight by eight, with the same bits on every processor.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    dim: usize,
+    rows: usize,
+    blocks: Vec<f32>,
+}
+
+impl Packed {
+    pub(crate) fn new(rows: &[f32], dim: usize) -> Packed {
+        let n = rows.len() / dim;
+        let mut blocks = vec![0.0; n.next_multiple_of(ROWS) * dim];
+        transpose(rows, dim, &mut blocks);
+        Packed { dim, rows: n, blocks }
+    }
+
+    /// Gives the dot products of each query, by number, with the rows from `first` on, at most 32 at a time and in order.
+    pub(crate) fn dots(&self, queries: &[f32], mut take: impl FnMut(usize, usize, &[f32])) {
+        let n = queries.len() / self.dim;
+        for (number, group) in group_queries(queries, self.dim).chunks_exact(QUERIES * self.dim).enumerate() {
+            for (block, packed) in self.blocks.chunks_exact(ROWS * self.dim).enumerate() {
+                let mut dots = [[0f32; ROWS]; QUERIES];
+                block_dots_plain(packed, group, &mut dots);
+                let first = block * ROWS;
+                for (query, dots) in (number * QUERIES..n).zip(&dots) {
+                    take(query, first, &dots[..ROWS.min(self.rows - first)]);
+                }
+            }
+        }
+    }
+}
+
 simd! {
     /// The dot product of one query with each row.
-    fn row_dots(query: &[f32], rows: &[f32], out: &mut [f32]) {
+    pub(crate) fn row_dots(query: &[f32], rows: &[f32], out: &mut [f32]) {
         for (row, out) in rows.chunks_exact(query.len()).zip(out) {
             let mut lanes = [0f32; 64];
             let ((x, x_rest), (q, q_rest)) = (row.as_chunks::<64>(), query.as_chunks::<64>());

@@ -2,6 +2,7 @@
 
 use crate::graph::Graph;
 use crate::index::Kind;
+use crate::ivf::Lists;
 use crate::metric::Metric;
 use crate::quantized::Quantized;
 use crate::shortlist::Candidate;
@@ -20,6 +21,7 @@ pub(crate) enum Finder {
     All,
     Codes(Quantized),
     Graph(Graph),
+    Lists(Lists),
 }
 
 /// What is searched for: whole rows, how many are wanted, and of which there are `count`.
@@ -39,6 +41,7 @@ impl Finder {
             Kind::Flat => Finder::All,
             Kind::Quantized { bits, margin } => Finder::Codes(Quantized::new(dim, metric, bits, margin)),
             Kind::Hnsw(settings) => Finder::Graph(Graph::new(dim, metric, settings)),
+            Kind::Ivf(settings) => Finder::Lists(Lists::new(dim, metric, settings)),
         }
     }
 
@@ -48,6 +51,7 @@ impl Finder {
             Finder::All => rows,
             Finder::Codes(codes) => codes.len(),
             Finder::Graph(graph) => graph.len(),
+            Finder::Lists(lists) => lists.len(),
         }
     }
 
@@ -57,6 +61,7 @@ impl Finder {
             Finder::All => Ok(()),
             Finder::Codes(codes) => codes.extend(vectors, ctl),
             Finder::Graph(graph) => graph.extend(vectors, ctl),
+            Finder::Lists(lists) => lists.extend(vectors, ctl),
         }
     }
 
@@ -66,6 +71,7 @@ impl Finder {
             Finder::All => Ok(()),
             Finder::Codes(codes) => codes.remake(vectors, &Ctl::new()),
             Finder::Graph(graph) => graph.keep(rows),
+            Finder::Lists(lists) => lists.remake(vectors, &Ctl::new()),
         }
     }
 
@@ -79,6 +85,10 @@ impl Finder {
                 let one = |query| graph.candidates(query, k, eligible, count, effort);
                 Some(queries.chunks_exact(dim).map(one).collect())
             }
+            Finder::Lists(lists) => {
+                let one = |query| lists.candidates(query, k, eligible, count, effort);
+                Some(queries.chunks_exact(dim).map(one).collect())
+            }
         }
     }
 
@@ -88,6 +98,7 @@ impl Finder {
             Finder::All => 0,
             Finder::Codes(codes) => codes.bytes(),
             Finder::Graph(graph) => graph.bytes(),
+            Finder::Lists(lists) => lists.bytes(),
         }
     }
 
@@ -97,6 +108,7 @@ impl Finder {
             Finder::All => Json::Null,
             Finder::Codes(codes) => codes.facts(),
             Finder::Graph(graph) => graph.facts(),
+            Finder::Lists(lists) => lists.facts(),
         }
     }
 
@@ -106,6 +118,7 @@ impl Finder {
             Finder::All => Vec::new(),
             Finder::Codes(codes) => codes.sections(),
             Finder::Graph(graph) => graph.sections(),
+            Finder::Lists(lists) => lists.sections(),
         }
     }
 
@@ -121,6 +134,7 @@ impl Finder {
             Finder::All => Finder::All,
             Finder::Codes(codes) => Finder::Codes(codes.mapped(rows, facts, map, section)?),
             Finder::Graph(graph) => Finder::Graph(graph.mapped(rows, facts, map, section)?),
+            Finder::Lists(lists) => Finder::Lists(lists.mapped(rows, facts, map, section)?),
         })
     }
 
@@ -130,6 +144,7 @@ impl Finder {
             Finder::All => {}
             Finder::Codes(codes) => codes.to_mut(),
             Finder::Graph(graph) => graph.to_mut(),
+            Finder::Lists(lists) => lists.to_mut(),
         }
     }
 }

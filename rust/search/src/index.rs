@@ -14,6 +14,7 @@ use crate::filter::Filter;
 use crate::finder::{Finder, Wanted};
 use crate::graph;
 use crate::ids::{Ids, Names};
+use crate::ivf;
 use crate::metric::{Metric, squared_norm};
 use crate::quantized::Bits;
 use crate::shortlist::{Candidate, Shortlist};
@@ -39,6 +40,8 @@ pub enum Kind {
     },
     /// Walks along a graph, then looks at the nearest vectors.
     Hnsw(graph::Settings),
+    /// Looks at the codes of the nearest lists, then as `Quantized` does.
+    Ivf(ivf::Settings),
 }
 
 impl Kind {
@@ -49,10 +52,13 @@ impl Kind {
     pub fn from_json(json: Json) -> Result<Kind> {
         let kind: Kind = serde_json::from_value(json).map_err(|error| Error::Usage(error.to_string()))?;
         match kind {
-            Kind::Quantized { margin, .. } if !(margin > 0.0 && margin <= 100.0) => {
+            Kind::Quantized { margin, .. } | Kind::Ivf(ivf::Settings { margin, .. })
+                if !(margin > 0.0 && margin <= 100.0) =>
+            {
                 Err(Error::Usage(format!("margin: {margin} is not in (0, 100]")))
             }
             Kind::Hnsw(settings) => settings.check().map(|()| kind),
+            Kind::Ivf(settings) => settings.check().map(|()| kind),
             _ => Ok(kind),
         }
     }
@@ -82,7 +88,7 @@ pub struct Query<'a> {
     pub filter: Option<&'a Filter>,
     /// The lowest score that counts.
     pub min_score: Option<f32>,
-    /// How much of a graph is looked at, in place of its own setting.
+    /// How much of a graph, or how many lists, are looked at, in place of its own setting.
     pub effort: Option<usize>,
 }
 

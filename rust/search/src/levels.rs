@@ -361,6 +361,11 @@ impl Rows8 {
         &self.codes
     }
 
+    /// The bytes of as many rows.
+    pub(crate) fn bytes_of(&self, rows: usize) -> usize {
+        rows.saturating_mul(self.stride)
+    }
+
     /// Keeps the rows of this list, in its order, which is increasing.
     pub(crate) fn keep(&mut self, rows: &[usize]) {
         self.codes.keep(self.stride, rows);
@@ -368,7 +373,7 @@ impl Rows8 {
 
     /// These codes of `rows` rows; nothing if there are more or fewer.
     pub(crate) fn with(mut self, rows: usize, codes: Column<u8>) -> Option<Rows8> {
-        (codes.len() == rows.checked_mul(self.stride)?).then_some(())?;
+        (codes.len() == self.bytes_of(rows)).then_some(())?;
         self.codes = codes;
         Some(self)
     }

@@ -11,6 +11,7 @@
 //! | [`quantized`] | candidates from codes: what an estimate of RaBitQ leaves |
 //! | [`onebit`], [`levels`] | the scans of 1-bit, 4-bit and 8-bit codes |
 //! | [`graph`] | candidates along a graph: HNSW |
+//! | [`ivf`] | candidates in the nearest of many lists: IVF |
 //! | [`rotation`] | a random rotation in $O(d \log d)$ |
 //! | [`column`] | numbers in memory or in a mapped file |
 //! | [`filter`] | conditions on metadata, as bitmaps |
@@ -19,6 +20,7 @@
 pub mod bm25;
 pub mod column;
 pub mod dense;
+mod factors;
 mod fields;
 mod file;
 pub mod filter;
@@ -26,6 +28,7 @@ mod finder;
 pub mod graph;
 pub mod ids;
 pub mod index;
+pub mod ivf;
 pub mod levels;
 pub mod metric;
 pub mod onebit;
@@ -33,4 +36,5 @@ pub mod quantized;
 pub mod rotation;
 mod rows;
 pub mod shortlist;
+mod staged;
 pub mod vectors;

@@ -38,8 +38,12 @@ pub struct Line<'a> {
     pub reach: f32,
     /// Multiplies the dot product of each row.
     pub scales: &'a [f32],
-    /// Is added to it.
+    /// Is added to it, row by row.
     pub offsets: &'a [f32],
+    /// Is added to all.
+    pub shift: f32,
+    /// The slot of the first row.
+    pub base: usize,
     /// A bit a row: which may be found.
     pub eligible: &'a [u64],
 }
@@ -52,6 +56,7 @@ pub struct Tables {
     pub base: f32,
     /// The value of one more.
     pub step: f32,
+    dim: usize,
 }
 
 impl Signs {
@@ -137,15 +142,15 @@ impl Signs {
             let mut keys = [f32::NEG_INFINITY; ROWS];
             if let (Ok(scales), Ok(offsets)) = (<&[f32; ROWS]>::try_from(scales), <&[f32; ROWS]>::try_from(offsets)) {
                 for row in 0..ROWS {
-                    keys[row] = (base + step * sums[row] as i32 as f32) * scales[row] + offsets[row];
+                    keys[row] = (base + step * sums[row] as i32 as f32) * scales[row] + (offsets[row] + line.shift);
                 }
             } else {
                 for (row, (scale, offset)) in scales.iter().zip(offsets).enumerate() {
-                    keys[row] = (base + step * sums[row] as i32 as f32) * scale + offset;
+                    keys[row] = (base + step * sums[row] as i32 as f32) * scale + (offset + line.shift);
                 }
             }
             let rows = reached(&keys, list.threshold()) & allowed;
-            list.take(&keys, rows, first, |row| 2.0 * line.reach * scales[row]);
+            list.take(&keys, rows, line.base + first, |row| 2.0 * line.reach * scales[row]);
         }
     }
 
@@ -159,9 +164,14 @@ impl Signs {
         &self.codes
     }
 
+    /// The bytes of as many rows.
+    pub(crate) fn bytes_of(&self, rows: usize) -> usize {
+        rows.div_ceil(ROWS).saturating_mul(ROWS * self.groups)
+    }
+
     /// These codes of `rows` rows; nothing if there are more or fewer.
     pub(crate) fn with(mut self, rows: usize, codes: Column<u8>) -> Option<Signs> {
-        (codes.len() == rows.div_ceil(ROWS).checked_mul(ROWS * self.groups)?).then_some(())?;
+        (codes.len() == self.bytes_of(rows)).then_some(())?;
         (self.rows, self.codes) = (rows, codes);
         Some(self)
     }
@@ -185,7 +195,12 @@ impl Tables {
             base -= reach(group);
             fill(group, inverse, entries);
         }
-        Tables { entries, base, step }
+        Tables { entries, base, step, dim: query.len() }
+    }
+
+    /// The variance that a coordinate would have, had not tables been rounded, uniformly over a step, but coordinates.
+    pub(crate) fn rounding(&self) -> f32 {
+        self.step * self.step / 12.0 * self.dim.div_ceil(GROUP) as f32 / self.dim as f32
     }
 }
 
@@ -335,7 +350,8 @@ mod tests {
             let tables = Tables::new(&query);
             let mut list = Shortlist::new(n);
             let (scales, offsets, eligible) = (vec![1.0; n], vec![0.0; n], vec![u64::MAX; n.div_ceil(ROWS)]);
-            let line = Line { reach: 0.0, scales: &scales, offsets: &offsets, eligible: &eligible };
+            let line =
+                Line { reach: 0.0, scales: &scales, offsets: &offsets, shift: 0.0, base: 0, eligible: &eligible };
             signs.scan(0..n, &tables, line, &mut list);
             for (row, candidate) in rows.iter().zip(list.finish()) {
                 let wanted: f32 = row.iter().zip(&query).map(|(x, q)| if *x > 0.0 { *q } else { -q }).sum();

@@ -16,11 +16,13 @@
 
 use crate::column::Column;
 use crate::dense::eligible_of;
-use crate::levels::{self, Group, Levels, Rows8, Width};
+use crate::factors::Factors;
+use crate::levels::{self, Group, Levels, Width};
 use crate::metric::{Metric, squared_norm};
-use crate::onebit::{Line, Signs, Tables};
+use crate::onebit::Tables;
 use crate::rotation::Rotation;
 use crate::shortlist::{Candidate, Shortlist};
+use crate::staged::{Slots, Staged, Turned};
 use crate::vectors::Vectors;
 use memmap2::Mmap;
 use polmrs_core::{Ctl, Result};
@@ -29,8 +31,6 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Standard deviations of the 8-bit estimate that stay after the 1-bit one.
-const REFINED: f32 = 6.0;
 /// Rows of 1-bit codes that all queries meet before the next: they stay in the cache.
 const TILE: usize = 2048;
 
@@ -46,29 +46,14 @@ pub struct Quantized {
     /// Rotated.
     centre: Vec<f32>,
     codes: Codes,
-    refined: Factors,
-    coarse: Factors,
     /// How many rows the centre is the mean of.
     fitted: usize,
 }
 
 #[derive(Debug)]
 enum Codes {
-    One(Signs, Rows8),
-    Many(Width, Levels),
-}
-
-/// What makes an integer dot product a key, row by row, and sums over rows from which the error of keys follows.
-#[derive(Debug, Default)]
-struct Factors {
-    scales: Column<f32>,
-    offsets: Column<f32>,
-    /// Of the squared errors for a query of length 1.
-    variance: f64,
-    /// Of the squared scales.
-    squares: f64,
-    /// Of the squared norms of scaled codes.
-    norms: f64,
+    One(Staged),
+    Many(Width, Levels, Factors),
 }
 
 /// How many bits the first look takes.
@@ -109,32 +94,15 @@ impl TryFrom<u32> for Bits {
     }
 }
 
-/// A query, centred and rotated.
-struct Turned {
-    vector: Vec<f32>,
-    norm: f32,
-    levels: Vec<i8>,
-    step: f32,
-}
-
 impl Quantized {
     /// No rows yet.
     pub fn new(dim: usize, metric: Metric, bits: Bits, margin: f32) -> Quantized {
         let codes = match bits {
-            Bits::One => Codes::One(Signs::new(dim), Rows8::new(dim)),
-            Bits::Four => Codes::Many(Width::Four, Levels::new(dim, Width::Four)),
-            Bits::Eight => Codes::Many(Width::Eight, Levels::new(dim, Width::Eight)),
+            Bits::One => Codes::One(Staged::new(dim)),
+            Bits::Four => Codes::Many(Width::Four, Levels::new(dim, Width::Four), Factors::default()),
+            Bits::Eight => Codes::Many(Width::Eight, Levels::new(dim, Width::Eight), Factors::default()),
         };
-        Quantized {
-            metric,
-            margin,
-            rotation: Rotation::new(dim),
-            centre: vec![0.0; dim],
-            codes,
-            refined: Factors::default(),
-            coarse: Factors::default(),
-            fitted: 0,
-        }
+        Quantized { metric, margin, rotation: Rotation::new(dim), centre: vec![0.0; dim], codes, fitted: 0 }
     }
 
     /// Codes the rows that came since, or, once there are twice as many as the centre was made from, all of them anew. If it
@@ -163,7 +131,10 @@ impl Quantized {
 
     /// How many rows it has.
     pub fn len(&self) -> usize {
-        self.coarse.scales.len()
+        match &self.codes {
+            Codes::One(staged) => staged.len(),
+            Codes::Many(_, _, factors) => factors.scales.len(),
+        }
     }
 
     /// Whether it has none.
@@ -174,19 +145,17 @@ impl Quantized {
     fn bits(&self) -> Bits {
         match &self.codes {
             Codes::One(..) => Bits::One,
-            Codes::Many(Width::Four, _) => Bits::Four,
-            Codes::Many(Width::Eight, _) => Bits::Eight,
+            Codes::Many(Width::Four, ..) => Bits::Four,
+            Codes::Many(Width::Eight, ..) => Bits::Eight,
         }
     }
 
     /// Bytes of codes and factors.
     pub fn bytes(&self) -> usize {
-        let codes = match &self.codes {
-            Codes::One(signs, rows) => signs.bytes() + rows.bytes(),
-            Codes::Many(_, levels) => levels.bytes(),
-        };
-        let factors = [&self.coarse.scales, &self.coarse.offsets, &self.refined.scales, &self.refined.offsets];
-        codes + factors.iter().map(|column| column.bytes()).sum::<usize>()
+        match &self.codes {
+            Codes::One(staged) => staged.bytes(),
+            Codes::Many(_, levels, factors) => levels.bytes() + factors.bytes(),
+        }
     }
 
     fn fit(&mut self, vectors: &Vectors) {
@@ -220,18 +189,11 @@ impl Quantized {
                 _ => crate::metric::dot(&self.centre, &r),
             } as f32;
             match &mut self.codes {
-                Codes::One(signs, rows) => {
-                    signs.push(&r);
-                    let along = r.iter().map(|x| f64::from(x.abs())).sum();
-                    self.coarse.push(&r, along, r.len() as f64, offset);
-                    levels::quantize(&r, Width::Eight, &mut numbers);
-                    rows.push(&numbers);
-                    self.refined.push_levels(&r, &numbers, offset);
-                }
-                Codes::Many(width, levels) => {
+                Codes::One(staged) => staged.push(&r, offset, None, &mut numbers),
+                Codes::Many(width, levels, factors) => {
                     levels::quantize(&r, *width, &mut numbers);
                     levels.push(&numbers);
-                    self.coarse.push_levels(&r, &numbers, offset);
+                    factors.push_levels(&r, &numbers, offset, None);
                 }
             }
         }
@@ -240,24 +202,29 @@ impl Quantized {
 
     /// What a file keeps besides [`sections`](Quantized::sections).
     pub(crate) fn facts(&self) -> Json {
-        json!({"fitted": self.fitted, "coarse": self.coarse.sums(), "refined": self.refined.sums()})
+        let sums = match &self.codes {
+            Codes::One(staged) => vec![staged.coarse.sums(), staged.refined.sums()],
+            Codes::Many(_, _, factors) => vec![factors.sums()],
+        };
+        json!({"fitted": self.fitted, "sums": sums})
     }
 
     /// The parts that a file keeps as they lie in memory.
     pub(crate) fn sections(&self) -> Vec<(&'static str, Cow<'_, [u8]>)> {
+        let (levels, factors) = match &self.codes {
+            Codes::One(staged) => (staged.rows.codes(), &staged.coarse),
+            Codes::Many(_, levels, factors) => (levels.codes(), factors),
+        };
         let mut all: Vec<(&'static str, &[u8])> = vec![
             ("centre", bytemuck::cast_slice(&self.centre)),
-            ("scales", bytemuck::cast_slice(&self.coarse.scales)),
-            ("offsets", bytemuck::cast_slice(&self.coarse.offsets)),
+            ("scales", bytemuck::cast_slice(&factors.scales)),
+            ("offsets", bytemuck::cast_slice(&factors.offsets)),
+            ("levels", levels),
         ];
-        match &self.codes {
-            Codes::One(signs, rows) => {
-                all.push(("signs", signs.codes()));
-                all.push(("levels", rows.codes()));
-                all.push(("fine_scales", bytemuck::cast_slice(&self.refined.scales)));
-                all.push(("fine_offsets", bytemuck::cast_slice(&self.refined.offsets)));
-            }
-            Codes::Many(_, levels) => all.push(("levels", levels.codes())),
+        if let Codes::One(staged) = &self.codes {
+            all.push(("signs", staged.signs.codes()));
+            all.push(("fine_scales", bytemuck::cast_slice(&staged.refined.scales)));
+            all.push(("fine_offsets", bytemuck::cast_slice(&staged.refined.offsets)));
         }
         all.into_iter().map(|(name, bytes)| (name, Cow::Borrowed(bytes))).collect()
     }
@@ -272,23 +239,22 @@ impl Quantized {
     ) -> Option<Quantized> {
         let floats = |name: &str| Column::<f32>::map(map, section(name)?);
         let bytes = |name: &str| Column::<u8>::map(map, section(name)?);
-        let factors = |key: &str, scales: &str, offsets: &str| {
-            let columns = [floats(scales)?, floats(offsets)?];
-            columns.iter().all(|column| column.len() == rows).then_some(())?;
-            let [scales, offsets] = columns;
-            let sum = |at: usize| facts.get(key)?.get(at)?.as_f64();
-            Some(Factors { scales, offsets, variance: sum(0)?, squares: sum(1)?, norms: sum(2)? })
+        let factors = |look: usize, scales: &str, offsets: &str| {
+            let sum = |at: usize| facts.get("sums")?.get(look)?.get(at)?.as_f64();
+            Factors::with(rows, floats(scales)?, floats(offsets)?, [sum(0)?, sum(1)?, sum(2)?])
         };
         let centre = floats("centre").filter(|centre| centre.len() == self.centre.len())?;
         self.centre = centre.to_vec();
         self.fitted = usize::try_from(facts.get("fitted")?.as_u64()?).ok()?;
-        self.coarse = factors("coarse", "scales", "offsets")?;
+        let coarse = factors(0, "scales", "offsets")?;
         self.codes = match self.codes {
-            Codes::One(signs, levels) => {
-                self.refined = factors("refined", "fine_scales", "fine_offsets")?;
-                Codes::One(signs.with(rows, bytes("signs")?)?, levels.with(rows, bytes("levels")?)?)
-            }
-            Codes::Many(width, levels) => Codes::Many(width, levels.with(rows, bytes("levels")?)?),
+            Codes::One(empty) => Codes::One(Staged {
+                signs: empty.signs.with(rows, bytes("signs")?)?,
+                rows: empty.rows.with(rows, bytes("levels")?)?,
+                coarse,
+                refined: factors(1, "fine_scales", "fine_offsets")?,
+            }),
+            Codes::Many(width, levels, _) => Codes::Many(width, levels.with(rows, bytes("levels")?)?, coarse),
         };
         Some(self)
     }
@@ -296,15 +262,11 @@ impl Quantized {
     /// Copies what is mapped into memory.
     pub(crate) fn to_mut(&mut self) {
         match &mut self.codes {
-            Codes::One(signs, rows) => {
-                signs.to_mut();
-                rows.to_mut();
+            Codes::One(staged) => staged.to_mut(),
+            Codes::Many(_, levels, factors) => {
+                levels.to_mut();
+                factors.to_mut();
             }
-            Codes::Many(_, levels) => levels.to_mut(),
-        }
-        for factors in [&mut self.coarse, &mut self.refined] {
-            factors.scales.to_mut();
-            factors.offsets.to_mut();
         }
     }
 
@@ -314,69 +276,52 @@ impl Quantized {
         for (x, c) in vector.iter_mut().zip(&self.centre) {
             *x -= c;
         }
-        let norm = squared_norm(&vector).sqrt() as f32;
-        let mut levels = Vec::new();
-        levels::quantize(&vector, Width::Eight, &mut levels);
-        let step = vector.iter().fold(0f32, |a, x| a.max(x.abs())) / 127.0;
-        Turned { vector, norm, levels, step }
+        Turned::new(vector)
     }
 
     /// The candidates of each query for the best `k` of the eligible rows. `queries` holds whole rows.
     pub fn candidates(&self, queries: &[f32], k: usize, eligible: &[u64]) -> Vec<Vec<Candidate>> {
         let turned: Vec<Turned> = queries.chunks_exact(self.centre.len()).map(|query| self.turn(query)).collect();
-        match &self.codes {
-            Codes::One(signs, rows) => {
-                let lists = self.scan_signs(signs, &turned, k, eligible);
-                turned.iter().zip(lists).map(|(query, list)| self.refine(rows, query, list.finish(), k)).collect()
+        let lists = match &self.codes {
+            Codes::One(staged) => {
+                let coarse = self.scan_signs(staged, &turned, k, eligible);
+                let refine = |(query, coarse): (&Turned, Shortlist)| {
+                    let slots: Vec<u32> = coarse.finish().iter().map(|candidate| candidate.slot).collect();
+                    let mut list = Shortlist::new(k);
+                    staged.refine(query, query.seen(), &slots, 0, &mut list);
+                    list
+                };
+                turned.iter().zip(coarse).map(refine).collect()
             }
-            Codes::Many(_, levels) => {
-                self.scan_levels(levels, &turned, k, eligible).into_iter().map(Shortlist::finish).collect()
-            }
-        }
+            Codes::Many(_, levels, factors) => self.scan_levels(levels, factors, &turned, k, eligible),
+        };
+        lists.into_iter().map(Shortlist::finish).collect()
     }
 
-    fn scan_signs(&self, signs: &Signs, turned: &[Turned], k: usize, eligible: &[u64]) -> Vec<Shortlist> {
-        let n = self.coarse.scales.len();
+    fn scan_signs(&self, staged: &Staged, turned: &[Turned], k: usize, eligible: &[u64]) -> Vec<Shortlist> {
+        let n = staged.len();
         let tables: Vec<Tables> = turned.iter().map(|query| Tables::new(&query.vector)).collect();
-        let reach = |(query, tables): (&Turned, &Tables)| {
-            // A table's rounding is uniform over a step.
-            let rounding = tables.step * tables.step / 12.0 * query.vector.len().div_ceil(6) as f32;
-            self.coarse.reach(query.norm, rounding / query.vector.len() as f32, self.margin)
-        };
-        let reaches: Vec<f32> = turned.iter().zip(&tables).map(reach).collect();
         let mut lists: Vec<Shortlist> = turned.iter().map(|_| Shortlist::new(k)).collect();
         for tile in (0..n).step_by(TILE) {
-            for ((tables, reach), list) in tables.iter().zip(&reaches).zip(&mut lists) {
-                let (scales, offsets) = (&self.coarse.scales, &self.coarse.offsets);
-                let line = Line { reach: *reach, scales, offsets, eligible };
-                signs.scan(tile..n.min(tile + TILE), tables, line, list);
+            for ((query, tables), list) in turned.iter().zip(&tables).zip(&mut lists) {
+                let span = tile..n.min(tile + TILE);
+                staged.scan(span, tables, query.seen(), self.margin, Slots { base: 0, eligible }, list);
             }
         }
         lists
     }
 
-    fn refine(&self, rows: &Rows8, query: &Turned, coarse: Vec<Candidate>, k: usize) -> Vec<Candidate> {
-        const AHEAD: usize = 8;
-        let mut list = Shortlist::new(k);
-        let reach = self.refined.level_reach(query, REFINED);
-        let (padded, correction) = rows.query(&query.levels);
-        coarse.iter().take(AHEAD).for_each(|candidate| rows.prefetch(candidate.slot as usize));
-        for (at, candidate) in coarse.iter().enumerate() {
-            if let Some(next) = coarse.get(at + AHEAD) {
-                rows.prefetch(next.slot as usize);
-            }
-            let row = candidate.slot as usize;
-            let dot = (rows.dot(row, &padded) - correction) as f32;
-            let scale = self.refined.scales[row];
-            let key = (dot * query.step + reach) * scale + self.refined.offsets[row];
-            list.push(key, 2.0 * reach * scale, candidate.slot);
-        }
-        list.finish()
-    }
-
-    fn scan_levels(&self, levels: &Levels, turned: &[Turned], k: usize, eligible: &[u64]) -> Vec<Shortlist> {
-        let n = self.coarse.scales.len();
-        let reaches: Vec<f32> = turned.iter().map(|query| self.coarse.level_reach(query, self.margin)).collect();
+    fn scan_levels(
+        &self,
+        levels: &Levels,
+        factors: &Factors,
+        turned: &[Turned],
+        k: usize,
+        eligible: &[u64],
+    ) -> Vec<Shortlist> {
+        let n = factors.scales.len();
+        let reach = |query: &Turned| factors.reach(query.norm, query.rounding(), self.margin);
+        let reaches: Vec<f32> = turned.iter().map(reach).collect();
         let mut lists: Vec<Shortlist> = turned.iter().map(|_| Shortlist::new(k)).collect();
         let groups: Vec<Group> = turned
             .chunks(levels::QUERIES)
@@ -388,7 +333,7 @@ impl Quantized {
             if allowed == 0 {
                 continue;
             }
-            let (scales, offsets) = (&self.coarse.scales[first..last], &self.coarse.offsets[first..last]);
+            let (scales, offsets) = (&factors.scales[first..last], &factors.offsets[first..last]);
             let asked = turned.chunks(levels::QUERIES).zip(reaches.chunks(levels::QUERIES));
             for ((group, (queries, reaches)), lists) in groups.iter().zip(asked).zip(lists.chunks_mut(levels::QUERIES))
             {
@@ -402,51 +347,6 @@ impl Quantized {
             }
         }
         lists
-    }
-}
-
-impl Factors {
-    /// A row `r` with code `y`: `along` is their dot product, `square` the code's squared norm.
-    fn push(&mut self, r: &[f32], along: f64, square: f64, offset: f32) {
-        let norm = squared_norm(r);
-        let scale = if along > 0.0 { norm / along } else { 0.0 };
-        if along > 0.0 {
-            let cosine2 = (along * along / (norm * square)).min(1.0);
-            self.variance += norm * (1.0 - cosine2) / cosine2 / (r.len().max(2) - 1) as f64;
-        }
-        self.squares += scale * scale;
-        self.norms += scale * scale * square;
-        self.scales.to_mut().push(scale as f32);
-        self.offsets.to_mut().push(offset);
-    }
-
-    fn sums(&self) -> [f64; 3] {
-        [self.variance, self.squares, self.norms]
-    }
-
-    fn push_levels(&mut self, r: &[f32], y: &[i8], offset: f32) {
-        let (mut along, mut square) = (0f64, 0f64);
-        for (x, y) in r.iter().zip(y) {
-            along += f64::from(*x) * f64::from(*y);
-            square += f64::from(*y) * f64::from(*y);
-        }
-        self.push(r, along, square, offset);
-    }
-
-    /// Half of `deviations` standard deviations of the dot product that a scale multiplies, for a query of this norm whose
-    /// coordinates were rounded with this variance.
-    fn reach(&self, query_norm: f32, rounding: f32, deviations: f32) -> f32 {
-        if self.squares == 0.0 {
-            return 0.0;
-        }
-        let query2 = f64::from(query_norm) * f64::from(query_norm);
-        let variance = (self.variance * query2 + self.norms * f64::from(rounding)) / self.squares;
-        (0.5 * f64::from(deviations) * variance.sqrt()) as f32
-    }
-
-    /// The same for a query of 8 bits, whose rounding is uniform over a step.
-    fn level_reach(&self, query: &Turned, deviations: f32) -> f32 {
-        self.reach(query.norm, query.step * query.step / 12.0, deviations)
     }
 }
 
