@@ -429,5 +429,5 @@ class search:
             queries: Any,
             k: int,
             filter: str | None,
-            bounds: tuple[float | None, int | None],
+            bounds: tuple[float | None, int | None, bool],
         ) -> tuple[Any, Any, Any]: ...

@@ -165,10 +165,11 @@ for number in range(len(index), 100000):
 
 
 def test_a_writer_that_is_killed_leaves_a_prefix(tmp_path):
+    """As often as ``POLMRS_KILLS`` says, at moments that are drawn."""
     path, rng, said = tmp_path / "a", random.Random(0), 0
     index = rag.Index(16, metric="ip", kind=rag.Flat())
     index.save(path)
-    for _ in range(6):
+    for _ in range(int(os.environ.get("POLMRS_KILLS", "4"))):
         writer = subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True)
         said = int(writer.stdout.readline())
         time.sleep(rng.random() * 0.05)

@@ -232,6 +232,26 @@ def test_readers_beside_a_writer_see_whole_states():
     assert not torn
 
 
+@pytest.mark.parametrize("kind", [*KINDS[1:], rag.HNSW(), rag.HNSW(codes="bf16"), rag.IVF()], ids=str)
+@pytest.mark.parametrize("metric", METRICS)
+def test_estimates_are_near_the_scores_and_look_at_codes_alone(kind, metric):
+    vectors, asked = clustered(2000, 64), clustered(40, 64, seed=1)
+    index = filled(vectors, kind=kind, metric=metric)
+    wanted, every = best(metric, asked, vectors, 10), scores(metric, asked, vectors)
+    hits = index.search(asked, 10, rescore=False, effort=500)
+    assert recall(hits, wanted) >= (0.85 if "bits=4" in str(kind) else 0.97)
+    tolerance = 0.3 if "bits=4" in str(kind) else 0.03
+    for row, (ids, found) in enumerate(zip(hits.ids, hits.scores, strict=True)):
+        assert (np.diff(found) <= 0).all()
+        assert np.allclose(found, every[row, ids], atol=tolerance * np.abs(every[row]).max())
+
+
+def test_flat_has_no_estimates():
+    index = filled(clustered(300, 20), kind=rag.Flat())
+    one, two = (index.search(clustered(5, 20, seed=1), 10, rescore=rescore) for rescore in (True, False))
+    assert np.array_equal(np.stack(one.scores), np.stack(two.scores))
+
+
 def test_recall_on_real_embeddings(data):
     folder = data / "minilm"
     if not folder.is_dir():

@@ -223,6 +223,7 @@ class Index:
         filter: Filter | None = None,
         min_score: float | None = None,
         effort: int | None = None,
+        rescore: bool = True,
     ) -> Hits:
         """The ``k`` best vectors for each query, or fewer where there are fewer.
 
@@ -233,6 +234,8 @@ class Index:
             min_score: Leaves out what scores less.
             effort: In place of ``ef_search`` of :class:`~polmrs.rag.HNSW` or ``probes`` of :class:`~polmrs.rag.IVF`, for
                 this search; other kinds have no use for it.
+            rescore: Score the best candidates from full vectors. ``False``: scores are the estimates of codes, and no full
+                vector is read, which spares the disk where they are mapped; :class:`~polmrs.rag.Flat` has no codes.
 
         Raises:
             ArrayError: Wrong shape or type.
@@ -245,7 +248,7 @@ class Index:
         condition = None if filter is None else _json("filter", filter)
         if effort is not None and effort < 1:
             raise UsageError(f"effort: {effort} is not at least 1")
-        ids, scores, offsets = self._index.search(dtype, bits, k, condition, (min_score, effort))
+        ids, scores, offsets = self._index.search(dtype, bits, k, condition, (min_score, effort, rescore))
         if bits.ndim == 1:
             return Hits(ids, scores)
         ends = offsets.tolist()

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 pub(crate) mod data;
 pub(crate) mod quantize;
+pub(crate) mod search;
 
 /// Post-train, merge, compress and search LLMs.
 #[derive(Debug, Parser)]
@@ -31,6 +32,8 @@ pub(crate) enum Verb {
     Diff(Diff),
     /// Clean and pack data sets
     Data(data::Data),
+    /// Build an index of vectors, and search it
+    Search(search::Search),
     /// Name what a loader would trip over in a quantized checkpoint
     Check(Check),
     /// Convert a checkpoint of pickles (.bin, .pt, .pth) to safetensors without running their code

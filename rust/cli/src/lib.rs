@@ -72,6 +72,7 @@ fn dispatch(args: &Args, ctl: &Ctl) -> Result<()> {
         Verb::Inspect(args) => verbs::inspect::inspect(args, ctl),
         Verb::Diff(args) => verbs::diff::diff(args, ctl),
         Verb::Data(args) => verbs::data::data(args, ctl),
+        Verb::Search(args) => verbs::search::search(args, ctl),
         Verb::Check(args) => verbs::check::check(args),
         Verb::Convert(args) => verbs::convert::convert(args),
         Verb::Train(args) => verbs::about::train(args),

@@ -157,7 +157,7 @@ impl Index {
         Ok((PyArray1::from_vec(py, vectors), PyArray1::from_vec(py, there)))
     }
 
-    /// `bounds` are the least score and the effort.
+    /// `bounds` are the least score, the effort, and whether full vectors are scored.
     #[pyo3(signature = (dtype, queries, k, filter, bounds))]
     fn search<'py>(
         &self,
@@ -166,15 +166,18 @@ impl Index {
         queries: &Any<'_>,
         k: usize,
         filter: Option<&str>,
-        bounds: (Option<f32>, Option<usize>),
+        bounds: (Option<f32>, Option<usize>, bool),
     ) -> PyResult<Found<'py>> {
         let queries = Floats::borrow("queries", dtype, queries)?;
         let (dtype, bytes) = queries.parts();
-        let (min_score, effort) = bounds;
+        let (min_score, effort, rescore) = bounds;
         let work = |ctl: &Ctl| {
             let filter = filter.map(|text| Filter::parse(&from_json("filter", text)?)).transpose()?;
             let vectors = wide(dtype, bytes);
-            self.shared().search(Query { vectors: &vectors, k, filter: filter.as_ref(), min_score, effort }, ctl)
+            self.shared().search(
+                Query { vectors: &vectors, k, filter: filter.as_ref(), min_score, effort, estimate: !rescore },
+                ctl,
+            )
         };
         let hits = if bytes.len() >= MANY { long(py, None, work)? } else { quick(py, || work(&Ctl::new()))? };
         found(py, hits)

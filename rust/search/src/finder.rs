@@ -35,6 +35,23 @@ pub(crate) struct Wanted<'a> {
     pub(crate) effort: Option<usize>,
 }
 
+/// What was found for a query.
+#[derive(Debug)]
+pub struct Found {
+    /// What may be among the best.
+    pub candidates: Vec<Candidate>,
+    /// Factor and summand that make an estimate a score.
+    pub line: [f32; 2],
+}
+
+impl Found {
+    /// The rows, with their estimated scores.
+    pub(crate) fn estimates(&self) -> Vec<(f32, u32)> {
+        let [factor, summand] = self.line;
+        self.candidates.iter().map(|one| (one.estimate * factor + summand, one.slot)).collect()
+    }
+}
+
 impl Finder {
     pub(crate) fn new(dim: usize, metric: Metric, kind: Kind) -> Finder {
         match kind {
@@ -76,7 +93,7 @@ impl Finder {
     }
 
     /// What may be among the best, query by query; nothing if only a look at all vectors tells.
-    pub(crate) fn candidates(&self, wanted: Wanted<'_>) -> Option<Vec<Vec<Candidate>>> {
+    pub(crate) fn candidates(&self, wanted: Wanted<'_>) -> Option<Vec<Found>> {
         let Wanted { queries, dim, k, eligible, count, effort } = wanted;
         match self {
             Finder::All => None,

@@ -18,8 +18,9 @@ mod repair;
 mod stored;
 mod walk;
 
+use crate::finder::Found;
 use crate::metric::Metric;
-use crate::shortlist::{Candidate, Shortlist};
+use crate::shortlist::Shortlist;
 use codes::Codes;
 use polmrs_core::{Error, Result};
 use std::collections::HashMap;
@@ -37,7 +38,7 @@ pub enum Width {
 
 /// The parameters of a graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Links of a new row on each layer; twice as many fit on the lowest.
     pub m: usize,
@@ -49,6 +50,12 @@ pub struct Settings {
     pub codes: Width,
     /// Of the layers of rows.
     pub seed: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { m: 16, ef_construction: 200, ef_search: 64, codes: Width::Int8, seed: 0 }
+    }
 }
 
 impl Settings {
@@ -111,37 +118,31 @@ impl Graph {
         self.codes.bytes() + self.layers.iter().map(Layer::bytes).sum::<usize>() + self.twins.bytes()
     }
 
-    /// The candidates of a query for the best `k` of the eligible rows, of which there are `count`.
-    pub fn candidates(
-        &self,
-        query: &[f32],
-        k: usize,
-        eligible: &[u64],
-        count: usize,
-        ef: Option<usize>,
-    ) -> Vec<Candidate> {
+    /// What is found for a query among the eligible rows, of which there are `count`, for the best `k`.
+    pub fn candidates(&self, query: &[f32], k: usize, eligible: &[u64], count: usize, ef: Option<usize>) -> Found {
         let probe = self.codes.probe(query);
         let ef = ef.unwrap_or(self.settings.ef_search).max(k);
         let may = |row: u32| eligible[row as usize / 64] >> (row % 64) & 1 == 1;
         let mut list = Shortlist::new(k);
+        let mut offer = |key: f32, row| list.push(key + 0.5 * probe.width, probe.width, row);
         // A walk looks at some `ef m` rows, and at as many more as fewer are eligible.
         if count * count <= ef * self.settings.m * self.len() {
             let rows: Vec<u32> = crate::index::ones(eligible).map(|row| row as u32).collect();
             let mut keys = Vec::new();
             self.codes.keys(&probe, &rows, &mut keys);
             for (key, row) in keys.iter().zip(rows) {
-                list.push(*key, probe.width, row);
+                offer(*key, row);
             }
-            return list.finish();
+            return probe.found(self.codes.metric, list);
         }
         let starts = self.entries(&probe);
         let found = walk(&self.codes, &self.layers[0], &probe, &starts, ef, |node| self.twins_of(node).any(may));
         for found in found {
             for row in self.twins_of(found.place).filter(|row| may(*row)) {
-                list.push(found.key, probe.width, row);
+                offer(found.key, row);
             }
         }
-        list.finish()
+        probe.found(self.codes.metric, list)
     }
 
     /// Where to begin on the lowest layer: near the probe, and at the first node, from which all can be reached.

@@ -11,13 +11,13 @@ use crate::column::Column;
 use crate::dense;
 use crate::fields::Fields;
 use crate::filter::Filter;
-use crate::finder::{Finder, Wanted};
+use crate::finder::{Finder, Found, Wanted};
 use crate::graph;
 use crate::ids::{Ids, Names};
 use crate::ivf;
 use crate::metric::{Metric, squared_norm};
 use crate::quantized::Bits;
-use crate::shortlist::{Candidate, Shortlist};
+use crate::shortlist::Shortlist;
 use crate::vectors::Vectors;
 use persist::Attached;
 use polmrs_core::{Ctl, Dtype, Error, Result, pool};
@@ -25,7 +25,8 @@ use rayon::prelude::*;
 use serde_json::{Map, Value as Json};
 use std::borrow::Cow;
 
-/// How an index finds candidates. As JSON: `{"kind": "quantized", "bits": 1, "margin": 3.25}`.
+/// How an index finds candidates. As JSON: `{"kind": "quantized", "bits": 1, "margin": 3.25}`; what is left out has its
+/// default.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Kind {
@@ -34,14 +35,20 @@ pub enum Kind {
     /// Looks at every code, then at the vectors within `margin` standard deviations of the `k`-th best.
     Quantized {
         /// The width of a code.
+        #[serde(default)]
         bits: Bits,
         /// Standard deviations of the estimate.
+        #[serde(default = "margin")]
         margin: f32,
     },
     /// Walks along a graph, then looks at the nearest vectors.
     Hnsw(graph::Settings),
     /// Looks at the codes of the nearest lists, then as `Quantized` does.
     Ivf(ivf::Settings),
+}
+
+fn margin() -> f32 {
+    crate::quantized::MARGIN
 }
 
 impl Kind {
@@ -90,6 +97,8 @@ pub struct Query<'a> {
     pub min_score: Option<f32>,
     /// How much of a graph, or how many lists, are looked at, in place of its own setting.
     pub effort: Option<usize>,
+    /// Scores are those of codes, and full vectors are not looked at; `Flat` has no codes.
+    pub estimate: bool,
 }
 
 /// What was found: the hits of query `i` are `offsets[i]..offsets[i + 1]`, best first.
@@ -365,30 +374,32 @@ impl Index {
     /// The best rows of a few queries, on this thread.
     fn share(&self, queries: &[f32], query: Query<'_>, eligible: &[u64]) -> Vec<Vec<(f32, u32)>> {
         let count: usize = eligible.iter().map(|word| word.count_ones() as usize).sum();
-        let vectors = queries.chunks_exact(self.settings.dim);
+        let dim = self.settings.dim;
+        let vectors = queries.chunks_exact(dim);
         if count <= FEW.max(query.k) {
             return vectors.map(|vector| self.best(vector, ones(eligible).map(|row| row as u32), query)).collect();
         }
-        let candidates = self.candidates(queries, query, eligible, count);
-        let best = |(vector, found): (&[f32], Vec<Candidate>)| {
-            self.best(vector, found.iter().map(|candidate| candidate.slot), query)
+        let wanted = Wanted { queries, dim, k: query.k, eligible, count, effort: query.effort };
+        let found = self.finder.candidates(wanted).unwrap_or_else(|| self.scanned(queries, query.k, eligible));
+        let best = |(vector, found): (&[f32], Found)| {
+            if query.estimate && !matches!(self.finder, Finder::All) {
+                return ranked(found.estimates(), query.k, query.min_score);
+            }
+            self.best(vector, found.candidates.iter().map(|candidate| candidate.slot), query)
         };
-        vectors.zip(candidates).map(best).collect()
+        vectors.zip(found).map(best).collect()
     }
 
-    /// What may be among the best `k` eligible rows of each query.
-    fn candidates(&self, queries: &[f32], query: Query<'_>, eligible: &[u64], count: usize) -> Vec<Vec<Candidate>> {
-        let (dim, metric, k) = (self.settings.dim, self.settings.metric, query.k);
-        let wanted = Wanted { queries, dim, k, eligible, count, effort: query.effort };
-        if let Some(found) = self.finder.candidates(wanted) {
-            return found;
-        }
+    /// What is found by a look at all vectors.
+    fn scanned(&self, queries: &[f32], k: usize, eligible: &[u64]) -> Vec<Found> {
+        let (dim, metric) = (self.settings.dim, self.settings.metric);
         let width = |query| dense::margin(metric, query, self.largest_norm);
         let widths: Vec<f32> = queries.chunks_exact(dim).map(width).collect();
         let mut lists: Vec<Shortlist> = widths.iter().map(|_| Shortlist::new(k)).collect();
         let rows = dense::Rows { vectors: &self.vectors, rankings: &self.rankings, eligible, dim };
         dense::scan(rows, queries, &widths, &mut lists);
-        lists.into_iter().map(Shortlist::finish).collect()
+        let found = |list: Shortlist| Found { candidates: list.finish(), line: [1.0, 0.0] };
+        lists.into_iter().map(found).collect()
     }
 
     /// These rows by their scores; equal ones by row.

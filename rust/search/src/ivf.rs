@@ -15,10 +15,12 @@ mod kmeans;
 mod stored;
 
 use crate::column::Column;
+use crate::finder::Found;
 use crate::metric::{Metric, squared_norm};
 use crate::onebit::Tables;
+use crate::quantized::MARGIN;
 use crate::rotation::Rotation;
-use crate::shortlist::{Candidate, Shortlist};
+use crate::shortlist::Shortlist;
 use crate::staged::{Seen, Slots, Staged, Turned};
 use crate::vectors::Vectors;
 use kmeans::Centres;
@@ -28,7 +30,7 @@ use std::collections::HashMap;
 
 /// The parameters of lists.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// How many; if nothing is said, twice the square root of the number of rows.
     pub lists: Option<usize>,
@@ -38,6 +40,12 @@ pub struct Settings {
     pub margin: f32,
     /// Of the rows that k-means begins with.
     pub seed: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { lists: None, probes: 32, margin: MARGIN, seed: 0 }
+    }
 }
 
 impl Settings {
@@ -120,7 +128,7 @@ impl Lists {
     pub fn extend(&mut self, vectors: &Vectors, ctl: &Ctl) -> Result<()> {
         let n = vectors.len();
         let bytes = 4 * self.rotation.dim() as u64;
-        if n == 0 || (n < 2 * self.fitted && !self.lists.is_empty()) {
+        if n == 0 || (n < self.fitted.saturating_mul(2) && !self.lists.is_empty()) {
             ctl.expect((n - self.len) as u64 * bytes);
             return self.take_in(vectors, ctl);
         }
@@ -191,16 +199,9 @@ impl Lists {
         Ok(())
     }
 
-    /// The candidates of a query for the best `k` of the eligible rows, of which there are `count`, in the nearest lists, and
+    /// What is found for a query among the eligible rows, of which there are `count`, for the best `k`, in the nearest lists, and
     /// in more of them if few rows are eligible, until there are `k`.
-    pub fn candidates(
-        &self,
-        query: &[f32],
-        k: usize,
-        eligible: &[u64],
-        count: usize,
-        probes: Option<usize>,
-    ) -> Vec<Candidate> {
+    pub fn candidates(&self, query: &[f32], k: usize, eligible: &[u64], count: usize, probes: Option<usize>) -> Found {
         let query = Turned::new(self.turned(query));
         let tables = Tables::new(&query.vector);
         let share = (self.len as f32 / count.max(1) as f32).sqrt();
@@ -239,7 +240,7 @@ impl Lists {
                 }
             }
         }
-        found
+        Found { candidates: found, line: if self.metric == Metric::L2 { [2.0, 0.0] } else { [1.0, 0.0] } }
     }
 
     /// The lists, nearest first, and how the query is seen from their centres.

@@ -17,11 +17,12 @@
 use crate::column::Column;
 use crate::dense::eligible_of;
 use crate::factors::Factors;
+use crate::finder::Found;
 use crate::levels::{self, Group, Levels, Width};
 use crate::metric::{Metric, squared_norm};
 use crate::onebit::Tables;
 use crate::rotation::Rotation;
-use crate::shortlist::{Candidate, Shortlist};
+use crate::shortlist::Shortlist;
 use crate::staged::{Slots, Staged, Turned};
 use crate::vectors::Vectors;
 use memmap2::Mmap;
@@ -31,6 +32,8 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// Standard deviations of an estimate, if nothing else is said.
+pub const MARGIN: f32 = 3.25;
 /// Rows of 1-bit codes that all queries meet before the next: they stay in the cache.
 const TILE: usize = 2048;
 
@@ -57,10 +60,11 @@ enum Codes {
 }
 
 /// How many bits the first look takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(into = "u32", try_from = "u32")]
 pub enum Bits {
     /// Signs, and 8 bits for a second look.
+    #[default]
     One,
     /// Four.
     Four,
@@ -111,7 +115,7 @@ impl Quantized {
     /// # Errors
     /// [`polmrs_core::Error::Cancelled`].
     pub fn extend(&mut self, vectors: &Vectors, ctl: &Ctl) -> Result<()> {
-        if vectors.len() < 2 * self.fitted {
+        if vectors.len() < self.fitted.saturating_mul(2) {
             return self.push(vectors, ctl);
         }
         self.remake(vectors, ctl)
@@ -279,8 +283,8 @@ impl Quantized {
         Turned::new(vector)
     }
 
-    /// The candidates of each query for the best `k` of the eligible rows. `queries` holds whole rows.
-    pub fn candidates(&self, queries: &[f32], k: usize, eligible: &[u64]) -> Vec<Vec<Candidate>> {
+    /// What is found for each query among the eligible rows, for the best `k`. `queries` holds whole rows.
+    pub fn candidates(&self, queries: &[f32], k: usize, eligible: &[u64]) -> Vec<Found> {
         let turned: Vec<Turned> = queries.chunks_exact(self.centre.len()).map(|query| self.turn(query)).collect();
         let lists = match &self.codes {
             Codes::One(staged) => {
@@ -295,7 +299,15 @@ impl Quantized {
             }
             Codes::Many(_, levels, factors) => self.scan_levels(levels, factors, &turned, k, eligible),
         };
-        lists.into_iter().map(Shortlist::finish).collect()
+        let found = |(query, list): (&Turned, Shortlist)| Found {
+            candidates: list.finish(),
+            // What the product of the centred query and row lacks of the score.
+            line: match self.metric {
+                Metric::L2 => [2.0, -query.norm * query.norm],
+                _ => [1.0, crate::metric::dot(&query.vector, &self.centre) as f32 + squared_norm(&self.centre) as f32],
+            },
+        };
+        turned.iter().zip(lists).map(found).collect()
     }
 
     fn scan_signs(&self, staged: &Staged, turned: &[Turned], k: usize, eligible: &[u64]) -> Vec<Shortlist> {

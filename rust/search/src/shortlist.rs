@@ -13,6 +13,8 @@ use std::collections::BinaryHeap;
 pub struct Candidate {
     /// The estimate at best, larger for nearer.
     pub key: f32,
+    /// The estimate: half way between best and worst.
+    pub estimate: f32,
     /// The row.
     pub slot: u32,
 }
@@ -92,7 +94,7 @@ impl Shortlist {
         {
             self.threshold = *worst;
         }
-        self.found.push(Candidate { key, slot });
+        self.found.push(Candidate { key, estimate: key - 0.5 * width, slot });
         if self.found.len() >= self.room {
             self.prune();
             self.room = self.room.max(2 * self.found.len());
@@ -152,7 +154,7 @@ mod tests {
             worst.sort_by(|a, b| b.total_cmp(a));
             let threshold = worst.get(k - 1).copied().unwrap_or(f32::NEG_INFINITY);
             let wanted: Vec<Candidate> = keys.iter().enumerate().filter(|(_, key)| **key >= threshold)
-                .map(|(slot, key)| Candidate { key: *key, slot: slot as u32 }).collect();
+                .map(|(slot, key)| Candidate { key: *key, estimate: key - 0.5 * widths[slot], slot: slot as u32 }).collect();
             prop_assert_eq!(list.finish(), wanted);
         }
     }

@@ -10,6 +10,7 @@ pub(crate) mod merge;
 pub(crate) mod quantize;
 pub(crate) mod report;
 mod scoring;
+pub(crate) mod search;
 pub(crate) mod soup;
 mod sweep;
 pub(crate) mod then;

@@ -39,7 +39,7 @@ impl Graph {
             self.join(&new)?;
             ctl.advance((last - first) as u64 * bytes);
         }
-        if self.connected + self.connected / UNCHECKED < self.len() {
+        if self.connected.saturating_add(self.connected / UNCHECKED) < self.len() {
             self.connect();
         }
         Ok(())

@@ -5,9 +5,11 @@
 
 use super::Width;
 use crate::column::Column;
+use crate::finder::Found;
 use crate::levels::{self, Rows8};
 use crate::metric::{Metric, squared_norm};
 use crate::rotation::Rotation;
+use crate::shortlist::Shortlist;
 use polmrs_core::{Dtype, dtype, simd};
 
 /// Standard deviations of a key within which rows are scored from full vectors.
@@ -40,6 +42,15 @@ pub(super) struct Probe {
     scale: f32,
     /// How far below the `k`-th best key a row may lie that is better than it.
     pub(super) width: f32,
+    norm: f32,
+}
+
+impl Probe {
+    /// What keys of this query become scores by.
+    pub(super) fn found(&self, metric: Metric, list: Shortlist) -> Found {
+        let line = if metric == Metric::L2 { [2.0, -self.norm * self.norm] } else { [1.0, 0.0] };
+        Found { candidates: list.finish(), line }
+    }
 }
 
 impl Codes {
@@ -114,6 +125,7 @@ impl Codes {
             }
         };
         let [deviation, largest] = self.extremes;
+        probe.norm = norm;
         probe.width = MARGIN * (norm * deviation).hypot(largest * rounding);
         probe
     }

@@ -74,8 +74,10 @@ impl Graph {
     /// The rows that are nodes.
     fn nodes(&self) -> Vec<u32> {
         let mut is_twin = vec![false; self.len()];
-        for twin in self.twins.iter().filter(|twin| **twin != NONE) {
-            is_twin[*twin as usize] = true;
+        for twin in self.twins.iter() {
+            if let Some(is_twin) = is_twin.get_mut(*twin as usize) {
+                *is_twin = true;
+            }
         }
         (0..self.len() as u32).filter(|row| !is_twin[*row as usize]).collect()
     }
