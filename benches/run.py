@@ -17,7 +17,7 @@ from build import record_build
 from record import HISTORY, table
 
 HERE = Path(__file__).resolve().parent
-BENCHMARKS = ["merge", "rl", "batch", "quant", "quantize", "train"]
+BENCHMARKS = ["merge", "rl", "batch", "quant", "quantize", "search", "train"]
 
 
 def main() -> int:
