@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from types import ModuleType, SimpleNamespace
 
 import polmrs as pm
 import pytest
@@ -150,6 +151,20 @@ def test_what_is_wrong_is_named(home, tmp_path, more, error, message):
     with pytest.raises(error, match=message):
         run(words(home, "sft", tmp_path / "run", *(w for one in more for w in ("--set", one))))
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_metrics_go_to_the_tracker_that_is_asked_for(home, tmp_path, monkeypatch):
+    began, logged = [], []
+    service = ModuleType("trackio")
+    service.init = lambda **given: (
+        began.append(given) or SimpleNamespace(log=lambda row, step: logged.append((step, row)))
+    )
+    monkeypatch.setitem(sys.modules, "trackio", service)
+    run(words(home, "sft", tmp_path / "run", "--set", "steps=3", "--set", "track=[trackio]"))
+    (given,) = began
+    assert (given["name"], given["config"]["lr"]) == ("run", 1e-2)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert logged == [(row["step"], {k: v for k, v in row.items() if k != "step"}) for row in rows]
 
 
 def test_a_text_longer_than_the_models_context_is_named(home, tmp_path):

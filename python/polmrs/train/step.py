@@ -181,6 +181,7 @@ class Stepper:
         """Saves the weights from before the step and the batch, then stops. Only one rank may know of it, so nothing is
         gathered from others: shards are saved by the last checkpoint alone.
         """
+        moved = isinstance(self.training.optimizer, Fused) and self.clip is None and what == "gradient norm"
         names = ", ".join(name for name in batch.names if name) or "without names"
         saved = ""
         if self.folder is not None:
@@ -192,7 +193,7 @@ class Stepper:
                 kept: dict[str, Any] = {"data": None, "tokens": self.tokens, "scaler": {}, "stopper": {}}
                 self.training.optimizer.zero_grad(set_to_none=True)
                 at = checkpoint.save(self.folder / "failed", done, self.training, kept, self.engine, 1)
-                saved += f", the weights before the step in {at}"
+                saved += f", the weights {'after' if moved else 'before'} the step in {at}"
         raise NonFiniteError(f"step {done + 1}: the {what} is {value}; examples: {names}{saved}")
 
     def kept(self, stopper: Stopper, batches: Any) -> dict[str, Any]:
