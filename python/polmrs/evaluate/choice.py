@@ -4,7 +4,7 @@ r"""Multiple choice by log-likelihood: the option that is most likely after the 
 |-------------|-------------------------------------------------|--------------------------------|
 | `sum`       | $$\log p(y | x)$$                               | `acc`                          |
 | `byte`      | $$\log p(y | x) / \mathrm{bytes}(y)$$           | `acc_bytes`                    |
-| `character` | $$\log p(y | x) / \mathrm{characters}(y)$$      | `acc_norm`                     |
+| `character` | $$\log p(y | x) / \mathrm{characters}(y)$$      | `acc_norm` (there without the blank before an option) |
 | `token`     | $$\log p(y | x) / \mathrm{tokens}(y)$$          |                                |
 """
 
