@@ -15,7 +15,7 @@
 //! | [`scheme`], [`method`] | what weights become, and how codes are found, as rows of data |
 //! | [`select`] | which tensors become what, by names and rules |
 //! | [`coder`], `compat` | blocks of rows through scheme and method; llm-compressor's arithmetic |
-//! | `moments` | what codes do to a layer's output |
+//! | `shared`, `encoder`, `moments` | what blocks have in common; a block into its tensors; what that does to a layer's output |
 //! | [`program`], [`run`](mod@run) | a checkpoint as a plan, and into a folder |
 //!
 //! A *group* is what shares a scale: a whole tensor, a row (channel), or equal pieces of a row. Every function works on
@@ -27,6 +27,7 @@ pub mod check;
 pub mod codebook;
 pub mod coder;
 mod compat;
+mod encoder;
 pub mod format;
 pub mod fp4;
 pub mod fp8;
@@ -41,4 +42,5 @@ mod row;
 pub mod run;
 pub mod scheme;
 pub mod select;
+mod shared;
 pub mod source;

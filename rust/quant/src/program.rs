@@ -1,20 +1,17 @@
 //! A quantization as a plan, from headers alone: each chosen weight is one job, everything else is copied.
 
 use crate::coder::Coder;
-use crate::format::{Coding, Format, Layout, Part, Rows, Tensor};
-use crate::fp4::nv_global;
-use crate::group::absmax;
+use crate::encoder::Encoder;
+use crate::format::{Format, Layout, Part, Tensor};
 use crate::method::Method;
 use crate::moments::Moments;
 use crate::scheme::Scheme;
 use crate::select::{self, Chosen, Rule};
-use polmrs_core::reduce::Ordered;
+use crate::shared::Shared;
 use polmrs_core::{BLOCK, Dtype, Error, Result};
-use polmrs_engine::job::Accumulate;
 use polmrs_engine::source::{Meta, Source};
-use polmrs_engine::{Block, Grain, Input, Job, Later, Outputs, Plan, Scope, Stage, Target};
+use polmrs_engine::{Grain, Input, Job, Plan, Stage, Target};
 use polmrs_io::stats::Stats;
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -230,145 +227,4 @@ fn at_once(layout: &Layout, tensors: &[Tensor], columns: usize, stripe: usize) -
     let stripes = tensors.iter().any(|tensor| matches!(tensor.part, Part::Columns { .. }));
     let elements = if stripes { stripe } else { BLOCK };
     (elements / columns.max(1)).max(1).next_multiple_of(layout.grain(columns))
-}
-
-/// What turns blocks of one weight into its tensors.
-struct Encoder<'a> {
-    layout: Layout,
-    coder: Coder,
-    tensors: &'a [Tensor],
-    moments: Option<&'a Moments>,
-}
-
-impl Encoder<'_> {
-    /// One block: codes, then each tensor's part of them.
-    fn encode(
-        &self,
-        [rows, columns]: [usize; 2],
-        global: f32,
-        block: &Block<'_>,
-        outputs: &mut Outputs<'_>,
-    ) -> Result<()> {
-        let (x, first) = (block.input(0), block.first as usize);
-        let coded = self.coder.encode(x, columns, global);
-        let mut parts = vec![Vec::new(); self.tensors.len()];
-        self.layout.write(&coded, columns, &mut parts);
-        for (at, (tensor, part)) in self.tensors.iter().zip(&mut parts).enumerate() {
-            if tensor.part == Part::Whole {
-                if first > 0 {
-                    continue;
-                }
-                *part = self.layout.whole(tensor.suffix, rows, columns, global);
-            }
-            let mut rest = part.as_slice();
-            for run in tensor.runs(first..first + x.len() / columns) {
-                let (now, later) = rest.split_at(run.len());
-                outputs.put(at, run.start as u64, now)?;
-                rest = later;
-            }
-        }
-        if outputs.surveyed() { self.report(&coded, columns, block, outputs) } else { Ok(()) }
-    }
-
-    /// Shows the report how far from the block its codes are, and what that does to the layer's output.
-    fn report(&self, coded: &Rows, columns: usize, block: &Block<'_>, outputs: &mut Outputs<'_>) -> Result<()> {
-        let x = block.input(0);
-        let mut back = block.scratch(x.len());
-        self.layout.coding.decode(coded, columns, &mut back)?;
-        outputs.compare(0, &back);
-        if let Some(moments) = self.moments {
-            let mut off = block.scratch(x.len());
-            off.iter_mut().zip(&*back).zip(x).for_each(|((off, back), x)| *off = back - x);
-            outputs.weigh(0, moments.weigh([&off, x])?);
-        }
-        let zeros = self.tensors.iter().position(|tensor| tensor.suffix.contains("zero"));
-        if let Some(at) = zeros.filter(|_| self.coder.unrounded(x, columns, &mut back)) {
-            outputs.compare(at, &back);
-        }
-        Ok(())
-    }
-}
-
-/// What weights have in common before any block is coded, and what tensors share it.
-struct Shared {
-    leaders: Vec<usize>,
-    /// How many tensors each leader leads to one NVFP4 scale, itself counted.
-    members: HashMap<usize, usize>,
-    found: HashMap<usize, Later<f32>>,
-}
-
-struct Largest(f32);
-
-impl Accumulate for Largest {
-    fn merge(&mut self, other: Self) {
-        self.0 = self.0.max(other.0);
-    }
-}
-
-impl Shared {
-    fn new(tensors: &[Meta], schemes: &[Option<Scheme>]) -> Shared {
-        let leaders = select::fused(tensors);
-        let mut members = HashMap::new();
-        for (leader, scheme) in leaders.iter().zip(schemes) {
-            if scheme.is_some_and(|scheme| scheme.coding == Coding::Nvfp4) {
-                *members.entry(*leader).or_insert(0) += 1;
-            }
-        }
-        Shared { leaders, members, found: HashMap::new() }
-    }
-
-    /// Adds the stage that finds what a weight's blocks have in common, if its coding has such.
-    fn common(&mut self, coder: &Coder, at: usize, grain: Grain, stages: &mut Vec<Stage>) -> Option<Later<f32>> {
-        match coder.coding {
-            Coding::Nvfp4 => Some(self.nvfp4(at, grain, stages)),
-            Coding::Nf4 { block, nested: true } => Some(mean_scale(block, grain, stages)),
-            _ => None,
-        }
-    }
-
-    /// NVFP4's scale: from the largest magnitude of a tensor and those that share it.
-    fn nvfp4(&mut self, at: usize, grain: Grain, stages: &mut Vec<Stage>) -> Later<f32> {
-        let leader = self.leaders[at];
-        let later = self.found.entry(leader).or_default().clone();
-        let alone = self.members.get(&leader).is_none_or(|count| *count == 1);
-        let scope = if alone { Scope::Tensor } else { Scope::Group(leader as u32) };
-        let found = later.clone();
-        stages.push(Stage::reduce(
-            grain,
-            scope,
-            || Largest(0.0),
-            |largest, block| {
-                largest.0 = largest.0.max(absmax(block.input(0)));
-                Ok(())
-            },
-            move |largest| {
-                found.set(nv_global(largest.0));
-                Ok(())
-            },
-        ));
-        later
-    }
-}
-
-/// The mean of NF4 scales, which double quantization takes off. The strips of `grain` hold whole blocks.
-fn mean_scale(block: usize, grain: Grain, stages: &mut Vec<Stage>) -> Later<f32> {
-    let later = Later::<f32>::default();
-    let found = later.clone();
-    stages.push(Stage::reduce(
-        grain,
-        Scope::Tensor,
-        Ordered::<2>::default,
-        move |sums, part| {
-            let scales = part.input(0).chunks(block).map(|x| f64::from(absmax(x)));
-            let (sum, count) = scales.fold((0.0, 0.0), |(sum, count), scale| (sum + scale, count + 1.0));
-            sums.push(part.ordinal, [sum, count]);
-            Ok(())
-        },
-        move |sums| {
-            let [sum, count] = sums.total();
-            found.set((sum / count) as f32);
-            Ok(())
-        },
-    ));
-    later
 }
