@@ -61,3 +61,16 @@ def test_vectors_must_come_from_somewhere():
     assert made.search("words", vectors=np.ones(2, np.float32)).ids == ["a"]
     with pytest.raises(UsageError, match="depth: 0"):
         rag.Hybrid(rag.Index(2), rag.BM25(), depth=0)
+
+
+def test_what_one_index_would_refuse_is_added_to_neither():
+    made, _ = both(5)
+    for ids, documents, metadata in [
+        (["a", "b"], ["one"], None),
+        (["a"], [None], None),
+        ([7], ["one"], None),
+        (["a"], ["one"], [{"$x": 1}]),
+    ]:
+        with pytest.raises(UsageError):
+            made.add(ids, documents, metadata, vectors=np.ones((len(ids), 10), np.float32))
+        assert len(made) == len(made.index) == 5

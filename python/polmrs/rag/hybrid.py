@@ -66,7 +66,7 @@ class Hybrid:
         *,
         vectors: Array | None = None,
     ) -> None:
-        """Adds documents to both; one whose id is there already is replaced.
+        """Adds documents to both; one whose id is there already is replaced. All are added, or none.
 
         Args:
             ids: As many as texts.
@@ -77,6 +77,10 @@ class Hybrid:
         Raises:
             UsageError: No vectors, and nothing to make them; or as in :meth:`Index.add` and :meth:`BM25.add`.
         """
+        if len(ids) != len(texts):
+            raise UsageError(f"texts: {len(texts)} for {len(ids)} ids")
+        if odd := [text for text in texts if not isinstance(text, str)]:
+            raise UsageError(f"texts: {odd[0]!r} is not a text")
         found = self._vectors(self._embed, texts, vectors)
         self.index.add(ids, found, metadata)
         self.bm25.add(ids, texts, metadata)

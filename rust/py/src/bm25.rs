@@ -18,7 +18,7 @@ pub(crate) struct Bm25(RwLock<bm25::Bm25>);
 /// Variant, k1, b, delta, stopwords and note.
 type Settings = (&'static str, f64, f64, f64, Vec<String>, String);
 
-/// Queries from which a search runs on a thread of its own, where Ctrl-C is heard.
+/// Texts from which a call runs on a thread of its own, where Ctrl-C is heard.
 const MANY: usize = 1024;
 
 impl Bm25 {
@@ -80,10 +80,11 @@ impl Bm25 {
     #[pyo3(signature = (ids, texts, metadata))]
     fn add(&self, py: Python<'_>, ids: &Any<'_>, texts: &Any<'_>, metadata: Option<&str>) -> PyResult<()> {
         let (ids, texts) = (ids_of(ids)?, texts_of(texts)?);
-        quick(py, || {
+        let work = |ctl: &Ctl| {
             let metadata = metadata.map_or(Ok(Vec::new()), |text| from_json("metadata", text))?;
-            self.exclusive().add(&ids, &texts, &metadata)
-        })
+            self.exclusive().add(&ids, &texts, &metadata, ctl)
+        };
+        if texts.len() >= MANY { long(py, None, work) } else { quick(py, || work(&Ctl::new())) }
     }
 
     fn delete(&self, py: Python<'_>, ids: &Any<'_>) -> PyResult<usize> {

@@ -21,108 +21,26 @@
 //! cannot lift a document it has not met to the `k`-th place (MaxScore, Turtle and Flood 1995); what may be among the best is
 //! scored in f64 and rounded once.
 
+mod formula;
 mod persist;
+mod scan;
 mod words;
 
+pub use formula::{Formula, Variant};
 pub use words::{Splitter, Texts};
 
 use crate::filter::Filter;
 use crate::ids::Ids;
 use crate::index::{Hits, ones, ranked};
 use crate::rows::Rows;
-use crate::shortlist::Shortlist;
 use polmrs_core::{Ctl, Error, Result, pool};
 use rayon::prelude::*;
+use scan::{Part, candidates};
 use serde_json::{Map, Value as Json};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::OnceLock;
-
-/// A formula of the family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Variant {
-    /// Robertson and Zaragoza's, with no word below zero.
-    Robertson,
-    /// That of Lucene, with lengths that are not rounded.
-    Lucene,
-    /// That of ATIRE.
-    Atire,
-    /// For collections with very long documents.
-    Bm25L,
-    /// With a floor under what a word adds.
-    Bm25Plus,
-}
-
-impl Variant {
-    /// Every variant, by the name that users write.
-    pub const NAMES: [(&'static str, Variant); 5] = [
-        ("robertson", Variant::Robertson),
-        ("lucene", Variant::Lucene),
-        ("atire", Variant::Atire),
-        ("bm25l", Variant::Bm25L),
-        ("bm25+", Variant::Bm25Plus),
-    ];
-}
-
-/// A variant and its parameters.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Formula {
-    /// Which.
-    pub variant: Variant,
-    /// How slowly more of a word stops to count, above 0.
-    pub k1: f64,
-    /// How much a document's length counts, in 0..=1.
-    pub b: f64,
-    /// The floor of `bm25l` and `bm25+`, at least 0.
-    pub delta: f64,
-}
-
-impl Formula {
-    fn check(&self) -> Result<()> {
-        let finite = |x: f64| x.is_finite() && x <= 1e6;
-        for (name, value, holds, rule) in [
-            ("k1", self.k1, self.k1 > 0.0 && finite(self.k1), "(0, 1e6]"),
-            ("b", self.b, (0.0..=1.0).contains(&self.b), "[0, 1]"),
-            ("delta", self.delta, self.delta >= 0.0 && finite(self.delta), "[0, 1e6]"),
-        ] {
-            if !holds {
-                return Err(Error::Usage(format!("{name}: {value} is not in {rule}")));
-            }
-        }
-        Ok(())
-    }
-
-    /// What a word weighs that `n >= 1` of `all` documents have.
-    fn idf(&self, n: f64, all: f64) -> f64 {
-        match self.variant {
-            Variant::Robertson => ((all - n + 0.5) / (n + 0.5)).max(1.0).ln(),
-            Variant::Lucene => (1.0 + (all - n + 0.5) / (n + 0.5)).ln(),
-            Variant::Atire => (all / n).ln(),
-            Variant::Bm25L => ((all + 1.0) / (n + 0.5)).ln(),
-            Variant::Bm25Plus => ((all + 1.0) / n).ln(),
-        }
-    }
-
-    /// The count at which a word has half its effect, in a document of `length` over the mean.
-    fn half(&self, length: f64) -> f64 {
-        let kappa = if self.variant == Variant::Bm25L { self.k1 + self.delta } else { self.k1 };
-        kappa * (1.0 - self.b + self.b * length)
-    }
-
-    /// The whole effect, and the floor.
-    fn scale(&self) -> (f64, f64) {
-        match self.variant {
-            Variant::Robertson | Variant::Lucene => (1.0, 0.0),
-            Variant::Atire => (self.k1 + 1.0, 0.0),
-            Variant::Bm25L => {
-                let each = (self.k1 + 1.0) / (self.k1 + self.delta);
-                (each * self.k1, each * self.delta)
-            }
-            Variant::Bm25Plus => (self.k1 + 1.0, self.delta),
-        }
-    }
-}
 
 /// A document that has a word, and how often.
 #[derive(Clone, Copy, Debug)]
@@ -174,19 +92,6 @@ pub struct Bm25 {
     halves: OnceLock<Vec<f32>>,
 }
 
-/// A word of a query.
-struct Part<'a> {
-    term: &'a Term,
-    /// Its idf, as often as the word is there.
-    weight: f64,
-    /// The most that it adds to a document, floor aside.
-    bound: f32,
-}
-
-/// Before the postings of a word that more than one in so many documents has, it is looked whether they are needed.
-const LOOK: usize = 16;
-/// Sums that are looked at together.
-const BLOCK: usize = 64;
 /// Queries that a thread takes at a time.
 const MAX_SHARE: usize = 256;
 
@@ -252,15 +157,16 @@ impl Bm25 {
     /// equal ids the later stands.
     ///
     /// # Errors
-    /// [`Error::Usage`] for ids of another kind than before, or as many texts or metadata as there are not ids. Nothing is
-    /// added then.
-    pub fn add(&mut self, ids: &Ids, texts: &Texts, metadata: &[Map<String, Json>]) -> Result<()> {
+    /// [`Error::Usage`] for ids of another kind than before, or as many texts or metadata as there are not ids;
+    /// [`Error::Cancelled`]. Nothing is added then.
+    pub fn add(&mut self, ids: &Ids, texts: &Texts, metadata: &[Map<String, Json>], ctl: &Ctl) -> Result<()> {
         if texts.len() != ids.len() {
             return Err(Error::Usage(format!("texts: {} for {} ids", texts.len(), ids.len())));
         }
         self.rows.check(ids, metadata)?;
-        let bags = texts.bags(&self.splitter, &mut self.vocabulary);
+        let bags = texts.bags(&self.splitter, &mut self.vocabulary, ctl);
         self.terms.resize_with(self.vocabulary.len(), Term::default);
+        let bags = bags?;
         self.push(ids, &bags, metadata);
         Ok(())
     }
@@ -432,46 +338,9 @@ impl Bm25 {
             .collect();
         let mut order: Vec<&Part<'_>> = parts.iter().collect();
         order.sort_by(|a, b| b.bound.total_cmp(&a.bound));
-        let found = self.candidates(&order, query.k, scale as f32, halves, sums);
+        let found = candidates(&order, query.k, scale as f32, halves, sums);
         sums.fill(0.0);
         ranked(found.into_iter().map(|row| (self.score(&parts, row), row)).collect(), query.k, query.min_score)
-    }
-
-    /// The rows that may be among the best `k`.
-    fn candidates(&self, parts: &[&Part<'_>], k: usize, scale: f32, halves: &[f32], sums: &mut [f32]) -> Vec<u32> {
-        let mut rest = vec![0.0; parts.len() + 1]; // what the parts from here on add at most
-        for (at, part) in parts.iter().enumerate().rev() {
-            rest[at] = rest[at + 1] + part.bound;
-        }
-        let slack = rest[0] * (parts.len() + 8) as f32 * f32::EPSILON; // of a few roundings a part, and of their sum
-        let mut done = 0;
-        for part in parts {
-            let is_long = part.term.postings.len() * LOOK > sums.len();
-            if is_long && shortlist(sums, k, [0.0; 2]).threshold() > rest[done] + slack {
-                break;
-            }
-            let weight = part.weight as f32 * scale;
-            for posting in &part.term.postings {
-                let row = posting.row as usize;
-                sums[row] += weight * posting.count / (posting.count + halves[row]);
-            }
-            done += 1;
-        }
-        let mut found = shortlist(sums, k, [rest[done] + slack, slack]).finish();
-        for (at, part) in parts.iter().enumerate().skip(done) {
-            let (mut postings, weight) = (part.term.postings.as_slice(), part.weight as f32 * scale);
-            let mut list = Shortlist::new(k);
-            for row in found.iter().map(|candidate| candidate.slot as usize) {
-                postings = &postings[postings.partition_point(|posting| (posting.row as usize) < row)..];
-                if let Some(posting) = postings.first().filter(|posting| posting.row as usize == row) {
-                    sums[row] += weight * posting.count / (posting.count + halves[row]);
-                }
-                let above = rest[at + 1] + slack;
-                list.push(sums[row] + above, above + slack, row as u32);
-            }
-            found = list.finish();
-        }
-        found.into_iter().map(|candidate| candidate.slot).collect()
     }
 
     /// The score of a document, rounded once.
@@ -487,25 +356,23 @@ impl Bm25 {
     }
 }
 
-/// The rows whose sum is above zero and may be among the `k` largest, if one may lie so much above it and below.
-fn shortlist(sums: &[f32], k: usize, [above, below]: [f32; 2]) -> Shortlist {
-    let mut list = Shortlist::new(k);
-    for (block, sums) in sums.chunks(BLOCK).enumerate() {
-        let least = (list.threshold() - above).max(f32::MIN_POSITIVE);
-        if !sums.iter().fold(false, |any, sum| any | (*sum >= least)) {
-            continue;
-        }
-        for (at, sum) in sums.iter().enumerate().filter(|(_, sum)| **sum >= least) {
-            list.push(sum + above, above + below, (BLOCK * block + at) as u32);
-        }
-    }
-    list
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn an_addition_that_is_cancelled_adds_nothing() {
+        let formula = Formula { variant: Variant::Lucene, k1: 1.5, b: 0.75, delta: 0.0 };
+        let mut index = Bm25::new(formula, Splitter::default(), String::new()).unwrap();
+        let (ids, texts) = (Ids::Numbers(vec![1]), Texts::Plain(vec!["red wine".into()]));
+        let ctl = Ctl::new();
+        ctl.cancel();
+        assert!(matches!(index.add(&ids, &texts, &[], &ctl), Err(Error::Cancelled)));
+        assert_eq!((index.len(), index.counts()), (0, (0, 0)));
+        index.add(&ids, &texts, &[], &Ctl::new()).unwrap();
+        assert_eq!((index.len(), index.counts()), (1, (2, 2)));
+    }
 
     proptest! {
         #[test]
@@ -520,7 +387,7 @@ mod tests {
             let formula = Formula { variant: Variant::NAMES[variant].1, k1: 1.2, b, delta: 0.5 };
             let mut index = Bm25::new(formula, Splitter::default(), String::new()).unwrap();
             let ids = Ids::Numbers((0..documents.len() as i64).collect());
-            index.add(&ids, &Texts::Split(documents.iter().map(words).collect()), &[]).unwrap();
+            index.add(&ids, &Texts::Split(documents.iter().map(words).collect()), &[], &Ctl::new()).unwrap();
             let texts = Texts::Split(vec![words(&asked)]);
             let query = Query { texts: &texts, k, filter: None, min_score: None };
             let hits = index.search(query, &Ctl::new()).unwrap();

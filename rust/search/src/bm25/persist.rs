@@ -12,6 +12,7 @@ use memmap2::Mmap;
 use polmrs_core::{Error, Result};
 use serde_json::{Map, Value as Json, json};
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::path::Path;
 
 impl Bm25 {
@@ -159,11 +160,15 @@ fn replay(index: &mut Bm25, record: &Record, map: &Mmap) -> Option<Result<()>> {
         .ok()
         .filter(|ends: &&[u64]| ends.len() == word_ends.len())?;
     let mut bags = vec![Vec::new(); rows];
+    let mut seen = HashSet::new();
     let (mut at, mut start) = (0, 0);
     for (word_end, end) in word_ends.iter().zip(ends) {
         let (word_end, end) = (usize::try_from(*word_end).ok()?, usize::try_from(*end).ok()?);
         let next = index.vocabulary.len() as u32;
         let number = *index.vocabulary.entry(text.get(at..word_end)?.into()).or_insert(next);
+        if !seen.insert(number) {
+            return None;
+        }
         let mut before = None;
         for [row, count] in postings.get(start..end)? {
             if before.is_some_and(|before| before >= *row) || !(1..=MOST).contains(count) {
@@ -175,12 +180,53 @@ fn replay(index: &mut Bm25, record: &Record, map: &Mmap) -> Option<Result<()>> {
         (at, start) = (word_end, end);
     }
     index.terms.resize_with(index.vocabulary.len(), Term::default);
-    if bags.iter().any(|bag| bag.windows(2).any(|pair| pair[0].0 == pair[1].0)) {
-        return None;
-    }
     let deleted = match record.section("deleted") {
         Some(_) => index.delete(&ids_of(record, map, "deleted")?).map(drop),
         None => Ok(()),
     };
     Some(deleted.and_then(|()| index.rows.check(&ids, &metadata)).map(|()| index.push(&ids, &bags, &metadata)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bm25::{Query, Texts};
+    use polmrs_core::Ctl;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_sealed_file_of_any_content_is_an_index_or_an_error(
+            ids in proptest::collection::vec(-3i64..9, 0..6),
+            text in "[a-cä]{0,8}",
+            word_ends in proptest::collection::vec(0u64..10, 0..5),
+            postings in proptest::collection::vec((0u32..6, prop_oneof![Just(0u32), 1u32..4, Just(u32::MAX)]), 0..8),
+            ends in proptest::collection::vec(0u64..10, 0..5),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("index");
+            let facts = json!({"variant": "bm25l", "k1": 1.5, "b": 0.75, "delta": 0.5, "stopwords": ["the"], "note": "",
+                "rows": ids.len()});
+            let Json::Object(facts) = facts else { unreachable!() };
+            let postings: Vec<[u32; 2]> = postings.into_iter().map(|(row, count)| [row, count]).collect();
+            let sections: [(&'static str, &[u8]); 6] = [
+                ("ids", bytemuck::cast_slice(&ids)),
+                ("metadata", b"[]"),
+                ("words", text.as_bytes()),
+                ("word_ends", bytemuck::cast_slice(&word_ends)),
+                ("postings", bytemuck::cast_slice(&postings)),
+                ("posting_ends", bytemuck::cast_slice(&ends)),
+            ];
+            let sections = sections.map(|(name, bytes)| (name, Cow::Borrowed(bytes))).to_vec();
+            file::create(&path, &Content { facts, sections }).unwrap();
+            if let Ok(mut index) = Bm25::open(&path) {
+                let texts = Texts::Split(vec![vec!["a".into(), "b".into(), text.clone()]]);
+                let query = Query { texts: &texts, k: 3, filter: None, min_score: None };
+                let hits = index.search(query, &Ctl::new()).unwrap();
+                prop_assert!(hits.scores.iter().all(|score| score.is_finite()));
+                index.save(&path).unwrap();
+                prop_assert_eq!(Bm25::open(&path).unwrap().search(query, &Ctl::new()).unwrap(), hits);
+            }
+        }
+    }
 }

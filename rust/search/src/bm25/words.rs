@@ -1,5 +1,6 @@
 //! Texts as words: runs of two letters, digits or underscores or more, in lower case, without the words to leave out.
 
+use polmrs_core::{Ctl, Result};
 use std::collections::{BTreeSet, HashMap};
 
 /// Which words of a text count.
@@ -59,17 +60,25 @@ impl Texts {
     }
 
     /// The words of every text, by number, and their counts; new words get numbers.
-    pub(super) fn bags(&self, splitter: &Splitter, vocabulary: &mut HashMap<Box<str>, u32>) -> Vec<Bag> {
+    pub(super) fn bags(
+        &self,
+        splitter: &Splitter,
+        vocabulary: &mut HashMap<Box<str>, u32>,
+        ctl: &Ctl,
+    ) -> Result<Vec<Bag>> {
         let bag = |one| {
+            ctl.check()?;
             let mut numbers = Vec::new();
             self.each(one, splitter, |word| {
                 let next = vocabulary.len() as u32; // there are fewer words than bytes of memory
-                numbers.push(
-                    vocabulary.get(word).copied().unwrap_or_else(|| *vocabulary.entry(word.into()).or_insert(next)),
-                );
+                numbers.push(match vocabulary.get(word) {
+                    Some(number) => *number,
+                    None => *vocabulary.entry(word.into()).or_insert(next),
+                });
             });
             numbers.sort_unstable();
-            numbers.chunk_by(|a, b| a == b).map(|same| (same[0], same.len().min(MOST as usize) as f32)).collect()
+            let counted = numbers.chunk_by(|a, b| a == b);
+            Ok(counted.map(|same| (same[0], same.len().min(MOST as usize) as f32)).collect())
         };
         (0..self.len()).map(bag).collect()
     }
