@@ -54,7 +54,9 @@ impl Graph {
                 }
                 let of_living = |of: &[u32]| living.iter().map(|at| of[*at as usize]).collect::<Vec<u32>>();
                 next.rows = Column::Owned(of_living(&layer.rows).iter().map(|row| moved[*row as usize]).collect());
-                next.down = Column::Owned(of_living(&layer.down).iter().map(|at| below[*at as usize]).collect());
+                // In a damaged file, what lives here may have died below: then the way down begins at the first.
+                let down = |at: &u32| Some(below[*at as usize]).filter(|place| *place != NONE).unwrap_or(0);
+                next.down = Column::Owned(of_living(&layer.down).iter().map(down).collect());
             }
             let n = if number > 0 { living.len() } else { rows.len() };
             next.links = Column::Owned(vec![NONE; n * layer.width]);
