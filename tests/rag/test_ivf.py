@@ -159,3 +159,14 @@ def test_a_file_that_is_larger_than_memory_may_be_is_searched_from_disk(tmp_path
         check=False,
     )
     assert child.stdout.split() == ["no", "memory", *map(str, wanted)], child.stderr
+
+
+def test_recall_of_lists_on_real_embeddings(data):
+    folder = data / "minilm"
+    if not folder.is_dir():
+        pytest.skip("no minilm embeddings in the folder of test data")
+    vectors, asked = (np.load(folder / f"{name}_f16.npy").astype(np.float32) for name in ("docs", "queries"))
+    index = filled(vectors, metric="ip", kind=rag.IVF())
+    wanted = np.stack(filled(vectors, metric="ip", kind=rag.Flat()).search(asked, 10).ids)
+    assert recall(index.search(asked, 10), wanted) >= 0.95
+    assert recall(index.search(asked, 10, effort=256), wanted) >= 0.998

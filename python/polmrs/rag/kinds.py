@@ -78,7 +78,7 @@ class IVF:
 
     lists: int | None = None
     """How many; ``None`` for twice the square root of the number of vectors, when there are twice as many as before."""
-    probes: int = 32
+    probes: int = 64
     """How many lists a search looks at; more, if a filter leaves few vectors."""
     margin: float = 3.25
     """Standard deviations of the 1-bit estimate within which vectors get the second look."""

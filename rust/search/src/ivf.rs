@@ -44,7 +44,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { lists: None, probes: 32, margin: MARGIN, seed: 0 }
+        Settings { lists: None, probes: 64, margin: MARGIN, seed: 0 }
     }
 }
 
