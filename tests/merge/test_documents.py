@@ -156,8 +156,10 @@ def test_an_error_leaves_nothing(home):
 
 def test_a_folder_of_parts_that_is_not_ours_stays(home):
     (home / "out.parts").mkdir()
+    (home / "out.parts" / "mine").touch()
     with pytest.raises(OutputExistsError, match="was not made by polmrs"):
         merge(write(FIRST, SECOND), to="out")
+    assert (home / "out.parts" / "mine").exists()
 
 
 def killed_between_results():
@@ -193,6 +195,12 @@ def test_what_a_killed_run_has_left_is_used_if_nothing_changed(home, change):
         merge(write(FIRST, to="one.yml"), to="first")
         merge(write(SECOND, to="one.yml"), to="second")
         assert same(weights("out"), weights("second"))
+
+
+def test_an_empty_folder_of_a_killed_run_is_taken_over(home):
+    (home / "out.parts").mkdir()
+    merge(write(FIRST, SECOND), to="out")
+    assert not (home / "out.parts").exists()
 
 
 def test_a_stale_result_is_not_used(home):

@@ -264,7 +264,9 @@ impl Parts {
         name.push(".parts");
         let folder = out.with_file_name(name);
         let (lock, shown) = (folder.join(LOCK), folder.display());
-        if folder.exists() && !lock.exists() {
+        // A run that was killed as it came or went may have left the folder empty.
+        let emptied = || fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_none());
+        if folder.exists() && !lock.exists() && !emptied() {
             return Err(Error::Exists(format!("{shown}: was not made by polmrs; move it away, or write elsewhere")));
         }
         fs::create_dir_all(&folder).map_err(Error::io(&folder, "create"))?;
@@ -276,7 +278,7 @@ impl Parts {
         }
     }
 
-    /// Removes the results of other configurations.
+    /// Removes the results of other configurations. The lock, which says whose folder it is, stays.
     fn keep_only(&self, keys: &[String]) -> Result<()> {
         for entry in fs::read_dir(&self.folder).map_err(Error::io(&self.folder, "list"))?.flatten() {
             if entry.path().is_dir() && !keys.iter().any(|key| entry.file_name() == key.as_str()) {
@@ -287,6 +289,7 @@ impl Parts {
     }
 
     fn remove(&self) -> Result<()> {
+        self.keep_only(&[])?;
         fs::remove_dir_all(&self.folder).map_err(Error::io(&self.folder, "remove"))
     }
 }
