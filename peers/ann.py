@@ -5,6 +5,7 @@ Time is CPU time of this process, so that a busy machine and threads that spin d
 
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -15,30 +16,33 @@ import numpy as np
 K = 10
 
 
-class Algorithm:
+class Algorithm(ABC):
     """An index and the settings to search it with."""
 
     name = ""
     arguments: tuple[Any, ...] = (None,)
 
+    @abstractmethod
     def fit(self, vectors: np.ndarray) -> None:
         """Index float32 rows of unit length, by inner product."""
-        raise NotImplementedError
 
+    @abstractmethod
     def set_query_arguments(self, argument: Any) -> None:
         """Choose how far to look."""
 
+    @abstractmethod
     def batch_query(self, queries: np.ndarray) -> np.ndarray:
         """[n, 10] row numbers."""
-        raise NotImplementedError
 
     def query(self, query: np.ndarray) -> np.ndarray:
         """[10] row numbers."""
         return self.batch_query(query[None])[0]
 
+    @abstractmethod
     def save(self, path: Path) -> None:
         """Write one file."""
 
+    @abstractmethod
     def load(self, path: Path) -> None:
         """Read it, as fast as it goes."""
 

@@ -16,6 +16,7 @@ known before the first update: clipping takes a second forward and backward pass
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,7 +29,7 @@ from polmrs.errors import UsageError
 Tensor = torch.Tensor
 
 
-class Fused(torch.optim.Optimizer):
+class Fused(torch.optim.Optimizer, ABC):
     """What both have: hooks that update, and a mode in which they only measure."""
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
@@ -68,9 +69,9 @@ class Fused(torch.optim.Optimizer):
         for hook in self._hooks:
             hook.remove()
 
+    @abstractmethod
     def update(self, p: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
         """Moves one tensor, in place."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def _arrived(self, p: nn.Parameter, group: dict[str, Any]) -> None:
