@@ -40,6 +40,14 @@ def test_answers_do_not_depend_on_the_batch():
         assert a.logps == pytest.approx(b.logps, abs=1e-9)
 
 
+def test_a_long_prompt_beside_it_does_not_shorten_an_answer():
+    one, sampling = policy(), Sampling(most=50, seed=1)
+    prompts = [[5] * 10, [5] * (one.context - 4)]
+    together = generate(one, prompts, sampling)
+    assert [a.ids for a in together] == [a.ids for a in generate(one, prompts, sampling, batch=1)]
+    assert len(together[1].ids) == 4 or together[1].end == "finished"
+
+
 def test_draws_have_the_frequencies_of_the_distribution():
     one, n = policy(), 3000
     drawn = generate(one, [[5, 6]] * n, Sampling(temperature=0.7, most=1), batch=n)

@@ -23,6 +23,7 @@ HH = "hf://datasets/Anthropic/hh-rlhf/harmless-base/test.jsonl.gz"
 def main() -> int:
     options = arguments("Train a reward model on preference pairs.", HH)
     import polmrs as pm
+    from polmrs.align.reward import pairs
     from polmrs.data.ragged import Batch
     from polmrs.evaluate import Score
     from polmrs.train.command import train
@@ -37,8 +38,10 @@ def main() -> int:
     right = []
     with policy.inference():
         for at in range(0, len(data.held_out), 8):
-            chosen, rejected = policy.scores(Batch.cat(data.held_out[at : at + 8]))[:, 0].view(-1, 2).T
-            right += (chosen > rejected).double().tolist()
+            batch = Batch.cat(data.held_out[at : at + 8])
+            scores, (better, worse, share) = policy.scores(batch)[:, 0], pairs(batch)
+            hits = (scores[better] > scores[worse]).double() * share
+            right += hits.new_zeros(batch.examples).index_add(0, batch.example[better], hits).tolist()
     accuracy = Score.of(right)
     print(f"{len(data.train)} pairs to train on; curves: {recipe.to}/loss.png")
     print(f"accuracy on held-out pairs: {accuracy}")

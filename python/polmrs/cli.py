@@ -24,10 +24,7 @@ def main() -> int:
         if command[1:2] == ["train"]:
             return _printed("polmrs.train.command", command[2:])
         if command[1:3] == ["schema", "train"]:
-            from polmrs.train.command import schema
-
-            print(schema(command[3:]))
-            return 0
+            return _printed("polmrs.train.command", command[3:], "schema")
         asked = _core.python_verb(command)
         return _core.cli(command) if asked is None else _python(json.loads(asked))
     except KeyboardInterrupt:
@@ -49,11 +46,11 @@ def _python(asked: dict[str, Any]) -> int:
     return 0
 
 
-def _printed(module: str, arguments: list[str]) -> int:
-    """A verb of Python whose module has ``run``: prints what that gives."""
+def _printed(module: str, arguments: list[str], verb: str = "run") -> int:
+    """A verb of Python: prints what the function of that name in its module gives."""
     try:
-        run = importlib.import_module(module).run
-        print(run(arguments, color=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
+        call = getattr(importlib.import_module(module), verb)
+        print(call(arguments, color=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
     except (PolmrsError, OSError) as error:
         return _failed(error)
     except ModuleNotFoundError as error:

@@ -9,6 +9,8 @@ but for the rounding of larger products.
 from __future__ import annotations
 
 import inspect
+import math
+import operator
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -106,21 +108,22 @@ def _together(
     policy: Policy, prompts: list[list[int]], numbers: list[int], sampling: Sampling
 ) -> list[Answer]:
     ends = _ends(policy)
-    width = max(map(len, prompts))
-    room = min(sampling.most, (policy.context or width + sampling.most) - width)
+    context = policy.context or math.inf
+    room = [min(sampling.most, context - len(prompt)) for prompt in prompts]
     random = [np.random.default_rng((sampling.seed, number)) for number in numbers]
     taken: list[list[tuple[int, float]]] = [[] for _ in prompts]
-    finished = [False] * len(prompts)
+    finished, full = [False] * len(prompts), [False] * len(prompts)
     stream = _logits(policy, prompts)
     logits = next(stream)
-    for _ in range(room):
+    while True:
         uniform = torch.tensor([one.random() for one in random], dtype=torch.float64)
         ids, logps = _drawn(logits, uniform.to(logits.device), sampling)
         for row, (token, logp) in enumerate(zip(ids.tolist(), logps.tolist(), strict=True)):
-            if not finished[row]:
+            if not finished[row] and not full[row]:
                 taken[row].append((token, logp))
                 finished[row] = token in ends or _stopped(policy, taken[row], sampling.stop)
-        if all(finished):
+                full[row] = len(taken[row]) == room[row]
+        if all(map(operator.or_, finished, full)):
             break
         logits = stream.send(ids)
     return [
@@ -145,7 +148,8 @@ def _logits(policy: Policy, prompts: list[list[int]]) -> Generator[Tensor, Tenso
     kept = "cache" if "cache" in takes else "past_key_values"
     cache: Any = None
     while True:
-        positions = (mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+        # Rows that are done go on as long as the others; what they say beyond the context is not looked at.
+        positions = (mask.cumsum(1) - 1).clamp(0, (policy.context or mask.shape[1]) - 1)[:, -ids.shape[1] :]
         given: dict[str, Any] = {"attention_mask": mask, "position_ids": positions} | last
         if "position_ids" not in takes:
             del given["position_ids"]

@@ -101,6 +101,20 @@ def test_the_last_number_of_a_text(text, number):
     assert evaluate.last_number(text) == number
 
 
+@pytest.mark.parametrize(
+    ("found", "wanted", "equal"),
+    [
+        (".5", "5", False),
+        ("0.5", ".50", True),
+        ("10-12", "12", True),
+        ("is -12", "12", False),
+        ("none", "none", False),
+    ],
+)
+def test_numbers_are_compared_as_numbers(found, wanted, equal):
+    assert evaluate.answers.same_number(found, wanted) == equal
+
+
 def test_scores_have_the_standard_error_of_a_mean():
     items = [0.2, 0.5, 1.0, 0.9]
     score = evaluate.Score.of(items)

@@ -53,6 +53,22 @@ def test_answers_end_before_the_text_that_stops_them(lm):
     assert lm(one).generate_until(requests(("a b" * 40, settings)))[0]
 
 
+def test_repeated_requests_are_drawn_apart_and_in_batches(lm):
+    one, settings = talker(), {"max_gen_toks": 6, "temperature": 1.0, "do_sample": True}
+    found = lm(one).generate_until(
+        requests(*[("a b", settings)] * 8, ("a b", settings | {"do_sample": False}))
+    )
+    assert len(set(found[:8])) > 1
+    assert found[8:] == lm(one).generate_until(requests(("a b", {"max_gen_toks": 6})))
+
+
+def test_a_context_that_is_too_long_loses_its_beginning(lm):
+    one = talker()
+    [(value, _)] = lm(one).loglikelihood(requests(("ab c9" * 30, "d 7")))
+    before, after = one.tokenizer("ab c9" * 30)["input_ids"], one.tokenizer("d 7")["input_ids"]
+    assert value == pytest.approx(logp(one, before[-(one.context - len(after)) :], after), rel=1e-9)
+
+
 def test_a_policy_without_a_tokenizer_is_refused(lm):
     with pytest.raises(UsageError, match="the policy has none"):
         lm(policy())

@@ -95,7 +95,7 @@ def test_a_dry_run_shows_a_batch_the_steps_the_tokens_and_the_memory(home, verb,
     assert "about" in said.splitlines()[-1]
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "adafactor"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "adafactor", "lomo"])
 def test_the_estimate_of_what_stays_is_exact_and_that_of_activations_is_near(name):
     from torch.autograd.graph import saved_tensors_hooks
 
@@ -104,9 +104,8 @@ def test_the_estimate_of_what_stays_is_exact_and_that_of_activations_is_near(nam
     found = estimate(one.model, Optim(name=name), tokens=60, checkpointing=False)
     with saved_tensors_hooks(lambda x: sizes.append(x.nbytes) or x, lambda x: x):
         one.logps(batch)
-    assert found.weights == found.gradients == sum(p.nbytes for p in one.parameters())
-    held = found.weights
-    assert held < sum(sizes) + held  # something was saved
+    held = sum(p.nbytes for p in one.parameters())
+    assert (found.weights, found.gradients) == (held, 0 if name == "lomo" else held)
     seen = sum(sizes) - held  # saved for the backward pass, less the weights among it
     assert found.activations / 3 < seen < found.activations * 3
     if name == "adamw":

@@ -10,6 +10,7 @@ import re
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from polmrs.errors import UsageError
 from polmrs.evaluate.score import Score
@@ -17,7 +18,7 @@ from polmrs.generate import Sampling, generate
 from polmrs.models import Policy
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
-NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+NUMBER = re.compile(r"(?:(?<![\w.])-)?(?:\d[\d,]*(?:\.\d+)?|(?<!\d)\.\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,5 +112,5 @@ def same_number(found: str, wanted: str) -> bool:
     >>> same_number("so 7 apples", "#### 7")
     True
     """
-    number = last_number(found)
-    return number is not None and number == last_number(wanted)
+    numbers = [last_number(text) for text in (found, wanted)]
+    return None not in numbers and len({Decimal(number) for number in numbers if number}) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,8 @@ def run(arguments: Sequence[str], *, color: bool = False) -> str:
     return f"{made.to}: {found.steps} steps, ended by {found.stopped}  {shown}"
 
 
-def schema(arguments: Sequence[str]) -> str:
-    """``polmrs schema train [VERB]``."""
+def schema(arguments: Sequence[str], *, color: bool = False) -> str:
+    """``polmrs schema train [VERB]``, which has no colors."""
     parser = argparse.ArgumentParser(prog="polmrs schema train", allow_abbrev=False)
     parser.add_argument("method", nargs="?", choices=OBJECTIVES)
     return json.dumps(recipe_schema(parser.parse_args(arguments).method), indent=2)
@@ -75,7 +76,7 @@ def train(of: Recipe, *, resume: bool = False) -> Run:
         policy.config.label2id = {name: i for i, name in enumerate(made.classes)}
     listeners = []
     if home.rank == 0:
-        log.info("%s", made.account)
+        sys.stderr.write(f"{made.account}\n")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "run.yml").write_text(config.dumps(of.resolved), encoding="utf-8")
         listeners = [tracker(name, folder, of.resolved) for name in of.track]
@@ -197,7 +198,7 @@ def _draw(found: Run, folder: Path) -> None:
     try:
         draw(found.rows, folder / "loss.png")
     except ModuleNotFoundError:
-        log.info("no loss.png: pip install 'polmrs[plots]'")
+        log.warning("no loss.png: pip install 'polmrs[plots]'")
 
 
 def _values(path: str | None) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from polmrs.models.projection import CHUNK_ELEMENTS
-from polmrs.train.optimizers import Optim
+from polmrs.train.fused import Fused
+from polmrs.train.optimizers import NAMES, Optim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def estimate(
     wide = 0 if head is None else min(tokens * text.vocab_size, CHUNK_ELEMENTS) * 3 * max(4, width)
     return Memory(
         weights=held,
-        gradients=trained,
+        gradients=0 if issubclass(NAMES[optim.name], Fused) else trained,
         optimizer=round(trained * copies(optim)),
         activations=kept,
         logits=wide,
