@@ -1,6 +1,6 @@
 """Vector search on one thread beside faiss, hnswlib, usearch and turbovec: CPU time a query, recall, build, load, size.
 
-    python benches/search.py [--only NAME] [--no-peers] [--reps N] [--out FILE] [--rows N] [--dim N]
+    python benches/search.py [--only NAME] [--no-peers] [--reps N] [--out FILE] [--rows N] [--dim N] [--names NAME ...]
 
 NAME is `real` (20,000 MiniLM embeddings of `POLMRS_TEST_DATA`, if it names a folder) or `made` (clusters, see `tests/rag/made.py`).
 `peers/ann.py` measures all in the form of ann-benchmarks. Every row is printed; a line of the history compares our fastest
@@ -129,7 +129,7 @@ def _exact(vectors: np.ndarray) -> rag.Index:
 
 
 def best(rows: list[dict[str, Any]], target: float) -> dict[str, Any] | None:
-    """The fastest setting that finds enough; a tenth of a percent may be lost to equal scores."""
+    """The fastest setting that finds enough; a hundredth of a percent may be lost to equal scores."""
     enough = [row for row in rows if row["recall"] >= min(target, 0.9999)]
     return min(enough, key=lambda row: row["batch_us"], default=None)
 

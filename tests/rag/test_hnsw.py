@@ -166,6 +166,37 @@ def test_an_addition_that_is_stopped_adds_nothing():
     assert recall(index.search(vectors, 1), np.arange(3000)[:, None]) >= 0.998
 
 
+def test_a_first_addition_that_is_stopped_leaves_an_empty_index():
+    vectors = clustered(3000, 32)
+    index = rag.Index(dim=32, kind=rag.HNSW(m=8))
+
+    def stop(*_):
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        index.add(range(3000), vectors, progress=stop)
+    assert len(index) == 0
+    index.add(range(500), vectors[:500])
+    assert np.concatenate(index.search(vectors[:500], 1).ids).tolist() == list(range(500))
+
+
+@pytest.mark.parametrize("more", [{}, {"ef_construction": 20}])
+def test_a_batch_of_near_twins_is_within_reach(more):
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((4000, 32), np.float32)
+    topic = rng.standard_normal(32) + 0.01 * rng.standard_normal((250, 32))
+    index = filled(rows, kind=rag.HNSW(**more))
+    index.add(range(4000, 4250), topic.astype(np.float32))
+    found = index.search(topic.astype(np.float32), 1, effort=250)
+    assert np.concatenate(found.ids).tolist() == list(range(4000, 4250))
+
+
+def test_no_effort_is_too_large():
+    vectors = clustered(300, 16)
+    hits = filled(vectors, kind=rag.HNSW(m=4)).search(vectors, 3, effort=2**60)
+    assert np.stack(hits.ids)[:, 0].tolist() == list(range(300))
+
+
 def test_readers_beside_a_writer_see_whole_graphs():
     vectors = clustered(1000, 16)
     index = filled(vectors[:200], kind=rag.HNSW(m=6, ef_construction=30))

@@ -67,7 +67,7 @@ def test_what_is_wrong_is_named(tmp_path):
     np.save(tmp_path / "whole.npy", np.ones((4, 4), np.int64))
     np.save(tmp_path / "good.npy", np.ones((4, 4), np.float32))
     np.save(tmp_path / "other.npy", np.ones((4, 3), np.float32))
-    (tmp_path / "short.jsonl").write_text('{"vector": [1, 2]}\n{"vector": [1]}\n')
+    (tmp_path / "short.jsonl").write_text('\n{"vector": [1, 2]}\n{"vector": [1]}\n')
     (tmp_path / "mixed.jsonl").write_text('{"id": 1, "vector": [1]}\n{"id": "a", "vector": [1]}\n')
     assert polmrs("build", "good.npy", "--out", "a", folder=tmp_path).returncode == 0
     for args, code, message in [
@@ -76,6 +76,11 @@ def test_what_is_wrong_is_named(tmp_path):
         (("build", "whole.npy", "--out", "b"), 3, "not float16, float32 or float64"),
         (("build", "short.jsonl", "--out", "b"), 3, "vector 2: 1 numbers, but the first has 2"),
         (("build", "mixed.jsonl", "--out", "b"), 3, "vector 2: id"),
+        (
+            ("build", "good.npy", "--out", "b", "--kind", "flat", "--set", "bits=8"),
+            2,
+            "flat: has no parameters",
+        ),
         (("build", "good.npy", "--out", "a"), 3, "a: exists; --overwrite replaces it"),
         (("build", "good.npy", "--out", "b", "--set", "bits=3"), 2, "bits: 3 is not one of 1, 4, 8"),
         (("build", "good.npy", "--out", "b", "--set", "bit=3"), 2, "bit"),

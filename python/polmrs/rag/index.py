@@ -71,7 +71,9 @@ class Index:
         """
         self.dim, self.metric = dim, metric
         self.kind: Kind = kind or Quantized()
-        name = next(name for name, kind in NAMES.items() if isinstance(self.kind, kind))
+        name = next((name for name, kind in NAMES.items() if isinstance(self.kind, kind)), None)
+        if name is None:
+            raise UsageError(f"kind: {kind!r} is none of Flat, Quantized, HNSW, IVF")
         fields = {"kind": name, **asdict(self.kind)}
         storage = fields.pop("storage")
         self._index = _core.search.Index(dim, metric, storage, _json("kind", fields))

@@ -10,7 +10,8 @@
 //! - Rows with equal codes are one node: what a thousand copies of a text would do to the links of its neighbours does not
 //!   happen. They hang on it as a list.
 //! - Rows that were deleted are walked through, not found; when the index is compacted, links around them are mended.
-//! - Every node can be reached from the first: [`repair`] sees to it. So a filter that `k` rows pass has `k` hits.
+//! - A batch can be reached from the rows before it, whatever it holds; and once the graph has grown by a thousandth, every
+//!   node from the first: [`repair`] sees to it.
 
 mod build;
 mod codes;
@@ -126,7 +127,7 @@ impl Graph {
         let mut list = Shortlist::new(k);
         let mut offer = |key: f32, row| list.push(key + 0.5 * probe.width, probe.width, row);
         // A walk looks at some `ef m` rows, and at as many more as fewer are eligible.
-        if count * count <= ef * self.settings.m * self.len() {
+        if count * count <= ef.saturating_mul(self.settings.m).saturating_mul(self.len()) {
             let rows: Vec<u32> = crate::index::ones(eligible).map(|row| row as u32).collect();
             let mut keys = Vec::new();
             self.codes.keys(&probe, &rows, &mut keys);

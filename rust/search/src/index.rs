@@ -57,8 +57,10 @@ impl Kind {
     /// # Errors
     /// [`Error::Usage`] for what is no kind, or out of range.
     pub fn from_json(json: Json) -> Result<Kind> {
+        let fields = json.as_object().map_or(0, Map::len); // serde lets a variant without fields have any
         let kind: Kind = serde_json::from_value(json).map_err(|error| Error::Usage(error.to_string()))?;
         match kind {
+            Kind::Flat if fields > 1 => Err(Error::Usage("flat: has no parameters".into())),
             Kind::Quantized { margin, .. } | Kind::Ivf(ivf::Settings { margin, .. })
                 if !(margin > 0.0 && margin <= 100.0) =>
             {
@@ -240,6 +242,11 @@ impl Index {
 
     /// After an addition that stopped midway: what codes or links know stays as dead rows, the rest goes.
     fn forget_from(&mut self, first: usize, ids: &Ids) {
+        if first == 0 {
+            // Without names there is nothing that dead rows could be called.
+            let Settings { dim, metric, kind, .. } = self.settings;
+            self.finder = Finder::new(dim, metric, kind);
+        }
         let rows = self.finder.len(self.vectors.len()).max(first);
         self.vectors.truncate(rows);
         self.rankings.to_mut().truncate(rows);

@@ -14,8 +14,8 @@ const BATCH: usize = 256;
 const PART: usize = 4;
 /// More layers than any graph has.
 const MAX_LAYERS: usize = 16;
-/// Nodes are made sure to be within reach once the graph has grown by this part.
-const UNCHECKED: usize = 8;
+/// All nodes are made sure to be within reach once the graph has grown by this part.
+const UNCHECKED: usize = 1024;
 
 /// What a row that joins has found, layer after layer: nodes, nearest first.
 type Neighbours = Vec<Vec<Found>>;
@@ -122,14 +122,13 @@ impl Graph {
         for (group, links) in targets.iter().zip(linked) {
             self.layers[group[0].0].set(group[0].1, &links);
         }
-        // A row that none of its neighbours has kept is put before the last link of the nearest.
-        for (places, chosen) in places.iter().zip(&chosen) {
-            let layer = &self.layers[0];
-            let kept = chosen[0].iter().any(|target| layer.links(*target).any(|link| link == places[0]));
-            if let (false, Some(nearest)) = (kept, chosen[0].first()) {
-                self.insert_after(*nearest, places[0]);
-            }
+        // Rows of one batch may have found nothing but each other.
+        let old = |target: &u32| new.first().is_some_and(|first| target < first);
+        let mut seen: Vec<bool> = (0..self.len() as u32).map(|row| old(&row) || row == 0).collect();
+        for group in targets.iter().filter(|group| group[0].0 == 0 && old(&group[0].1)) {
+            self.see(group[0].1, &mut seen);
         }
+        self.reach(new, &mut seen);
         Ok(())
     }
 

@@ -92,22 +92,27 @@ impl Graph {
         }
         let mut seen = vec![false; self.len()];
         self.see(0, &mut seen);
-        for node in self.nodes() {
-            if seen[node as usize] {
+        self.reach(&self.nodes(), &mut seen);
+    }
+
+    /// Gives each of these nodes that is not among the seen a way from its nearest that is.
+    pub(super) fn reach(&mut self, nodes: &[u32], seen: &mut [bool]) {
+        for node in nodes {
+            if seen[*node as usize] {
                 continue;
             }
             let mut probe = super::codes::Probe::default();
-            self.codes.probe_row(node as usize, &mut probe);
+            self.codes.probe_row(*node as usize, &mut probe);
             let starts = self.entries(&probe);
             // The start that is near may itself be out of reach.
             let near = walk(&self.codes, &self.layers[0], &probe, &starts, 32, |place| seen[place as usize]);
-            self.insert_after(near.first().map_or(0, |found| found.place), node);
-            self.see(node, &mut seen);
+            self.insert_after(near.first().map_or(0, |found| found.place), *node);
+            self.see(*node, seen);
         }
     }
 
     /// Marks what can be reached from a node.
-    fn see(&self, from: u32, seen: &mut [bool]) {
+    pub(super) fn see(&self, from: u32, seen: &mut [bool]) {
         let mut open = vec![from];
         seen[from as usize] = true;
         while let Some(node) = open.pop() {
@@ -122,7 +127,7 @@ impl Graph {
 
     /// Lets `node`, which no one reaches, be reached from `from`. If that has no room, its last link becomes one of `node`,
     /// so that whoever was reached by it still is.
-    pub(super) fn insert_after(&mut self, from: u32, node: u32) {
+    fn insert_after(&mut self, from: u32, node: u32) {
         let layer = &mut self.layers[0];
         let mut links: Vec<u32> = layer.links(from).collect();
         if links.len() == layer.width

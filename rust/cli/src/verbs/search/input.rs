@@ -124,7 +124,12 @@ fn array(file: &mut BufReader<File>, path: &Path) -> Result<(usize, Form)> {
 
 fn lines(file: &mut BufReader<File>, path: &Path) -> Result<(usize, Form)> {
     let mut line = String::new();
-    file.read_line(&mut line).map_err(Error::io(path, "read"))?;
+    while line.trim().is_empty() {
+        line.clear();
+        if file.read_line(&mut line).map_err(Error::io(path, "read"))? == 0 {
+            break;
+        }
+    }
     let json: Json = serde_json::from_str(&line).map_err(|error| wrong(path, 0, &error.to_string()))?;
     let dim = json.get("vector").and_then(Json::as_array).map_or(0, Vec::len);
     if dim == 0 {
