@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from data.tokenizers import counted, tokenizer
+from data.tokenizers import OPEN, counted, tokenizer
 from models.made import policy as made_policy
 from polmrs.data import preferences, read
 from polmrs.data.encoding import examples
@@ -65,6 +65,24 @@ def test_labels_of_steps_stand_at_their_last_tokens(prompt):
     text = [TOKENS.decode(batch.ids[: i + 1].tolist()) for i in at]
     assert text[0].endswith("2+2=4")
     assert text[1].endswith("2+2=4\nso 4")
+
+
+def test_labels_of_steps_stand_there_where_the_template_writes_only_the_beginning():
+    named = tokenizer("{{ bos_token }}" + OPEN)
+    row = {
+        "prompt": [{"role": "user", "content": "q"}],
+        "completions": ["2+2=4", "so 4"],
+        "labels": [1.0, 0.25],
+    }
+    [batch] = read([row]).examples(named)
+    at = (batch.per_token["step"] >= 0).nonzero()[:, 0].tolist()
+    assert [named.decode(batch.ids[: i + 1].tolist())[-1] for i in at] == ["4", "4"]
+
+
+def test_an_end_of_text_that_a_split_leaves_alone_is_said():
+    made = examples([LanguageModelling(text="abcdef")], TOKENS, max_length=6, too_long="split")
+    assert [TOKENS.decode(one.ids.tolist()) for one in made] == ["abcdef"]
+    assert [fault.reason for fault in made.cut] == ["1 tokens cut, split"]
 
 
 def test_steps_that_share_a_token_are_refused():

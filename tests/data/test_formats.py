@@ -329,6 +329,11 @@ CASES = [
     ),
     ("svamp", {"Body": "b.", "Question": "q?", "Answer": 51.0}, [check(ask("b. q?"), "51", "number")]),
     (
+        "svamp",
+        {"Body": "b.", "Question": "q?", "Answer": 1234567.0},
+        [check(ask("b. q?"), "1234567", "number")],
+    ),
+    (
         "llm_adapters",
         {"instruction": "q", "input": "", "output": "\nso", "answer": "4.0"},
         [check(ask("q"), "4.0", "number", say("so"))],
@@ -548,6 +553,7 @@ def test_the_page_has_the_table():
 
 JUNK = [
     None,
+    10**400,
     True,
     0,
     -7.5,
@@ -588,3 +594,24 @@ def test_whatever_a_row_holds_it_is_read_or_rejected_with_a_reason(data):
         found = read([row, odd, row], format=name, policy=data.draw(st.sampled_from(["skip", "repair"])))
         assert found.account.rows == 3
         assert len({record.origin for record in found}) + len(found.account.rejected) == 3
+
+
+def test_null_fields_of_a_part_hide_nothing():
+    blocks = [
+        {"type": "text", "text": "see", "image": None},
+        {"type": "image", "text": None, "image": "a.png"},
+    ]
+    row = {
+        "messages": [
+            {"role": "user", "content": blocks},
+            {"role": "assistant", "content": None, "value": "ok"},
+        ]
+    }
+    [record] = read([row]).records
+    assert [type(part).__name__ for part in record.text[0].content] == ["Text", "Image"]
+
+
+def test_a_preference_between_equal_answers_is_rejected():
+    same = [{"role": "assistant", "content": "a"}]
+    with pytest.raises(ConfigError, match="chosen, rejected: the same"):
+        read([{"prompt": "q", "chosen": same, "rejected": same}], policy="strict")

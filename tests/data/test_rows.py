@@ -161,3 +161,21 @@ def test_a_file_of_the_hub_comes_through_its_own_client(tmp_path, monkeypatch):
     assert asked == [("o/n", "data/train.jsonl", "dataset")]
     with pytest.raises(UsageError, match="name a file"):
         list(rows("hf://datasets/o/n"))
+
+
+def test_a_number_of_too_many_digits_is_one_bad_line(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": ' + "1" * 5000 + '}\n{"a": 1}\n')
+    bad, good = rows(tmp_path / "a.jsonl")
+    assert isinstance(bad, Fault)
+    assert good.value == {"a": 1}
+
+
+def test_tables_that_are_read_side_by_side_keep_their_long_cells(tmp_path):
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("x\n" + "".join(f"{letter * 200_000}\n" for letter in "abc"))
+    limit = csv.field_size_limit()
+    first, second = rows(tmp_path / "a.csv"), rows(tmp_path / "b.csv")
+    next(first), next(second)
+    first.close()
+    assert [type(one) for one in second] == [Row, Row]
+    assert csv.field_size_limit() == limit

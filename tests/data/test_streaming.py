@@ -1,5 +1,6 @@
 """Examples straight from files: all of them, once an epoch, in an order that a seed gives, from any position."""
 
+import itertools
 import json
 import shutil
 
@@ -100,6 +101,24 @@ def test_streams_mix_and_resume(file):
         next(first)
     again.load_state_dict(first.state_dict())
     assert texts(next(again) for _ in range(9)) == texts(next(first) for _ in range(9))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_resumed_stream_of_texts_in_pieces_misses_none(file, batch):
+    def stream():
+        return Streamed(file, TOKENS, batch=batch, buffer=1, max_length=3, too_long="split", epochs=1)
+
+    whole = flat(stream())
+    for taken in range(0, 60, 7):
+        first, again = stream(), stream()
+        before = flat(itertools.islice(first, taken))
+        again.load_state_dict(first.state_dict())
+        assert before + flat(again) == whole
+
+
+def test_a_stream_whose_records_are_all_dropped_ends(file):
+    with pytest.raises(ConfigError, match="no record is left as an example"):
+        next(Streamed(file, TOKENS, batch=4, max_length=2, too_long="drop"))
 
 
 def test_what_cannot_be_streamed_is_refused(tmp_path, file):

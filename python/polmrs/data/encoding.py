@@ -121,7 +121,8 @@ def examples(
             for part, lost in _limited(sequences, limit, too_long, isinstance(record, LanguageModelling)):
                 if lost:
                     cut.append(Fault(record.origin, f"{lost} tokens cut, {too_long}"))
-                made.append((record, _batch(record, part, extras)))
+                if part:
+                    made.append((record, _batch(record, part, extras)))
         except _TooLongError as error:
             dropped.append(Fault(record.origin, str(error)))
         except PolmrsError as error:
@@ -203,10 +204,15 @@ def _limited(
         raise _TooLongError(f"{longest} tokens, but max_length is {limit}")
     if rule == "split" and text:
         [one] = sequences
+        lost = 0
         for at in range(0, len(one.ids), limit):
             ids, weights = one.ids[at : at + limit], [0.0, *one.weights[at + 1 : at + limit]]
             if any(weights):
                 yield [Encoded(ids=ids, weights=weights, ends=[])], 0
+            else:
+                lost += len(ids)
+        if lost:
+            yield [], lost
         return
     if rule in ("refuse", "split"):
         raise UsageError(

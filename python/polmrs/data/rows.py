@@ -127,6 +127,8 @@ def _json_lines(path: str, file: Any, _text: TextUnit) -> Iterator[Row | Fault]:
             yield Fault(origin, f"byte {error.start} is not UTF-8")
         except json.JSONDecodeError as error:
             yield Fault(origin, f"not JSON: {error.msg} at column {error.colno}")
+        except ValueError as error:  # a number of more digits than Python reads
+            yield Fault(origin, f"not JSON: {error}")
         except RecursionError:
             yield Fault(origin, "JSON nested too deep")
 
@@ -170,8 +172,10 @@ def _values(path: str, text: str) -> Iterator[Row | Fault]:
             return
         try:
             value, end = decoder.raw_decode(text, at)
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep"
+        except (ValueError, RecursionError) as error:
+            reason = (
+                "nested too deep" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
+            )
             yield Fault(f"{path}:{line}", f"not JSON: {reason}; nothing after it is read")
             return
         yield Row(f"{path}:{line}", value)
@@ -196,11 +200,10 @@ def _table(delimiter: str) -> Callable[[str, Any, TextUnit], Iterator[Row | Faul
 
 
 def _cells(path: str, lines: Any) -> Iterator[Row | Fault]:
-    limit = csv.field_size_limit(1 << 27)  # of the process, so it is put back
     columns: list[str] | None = None
     begin = 1
     try:
-        for cells in lines:
+        for cells in _advanced(lines):
             origin, begin = f"{path}:{begin}", lines.line_num + 1
             if not cells:
                 continue
@@ -214,8 +217,19 @@ def _cells(path: str, lines: Any) -> Iterator[Row | Fault]:
                 yield Row(origin, dict(zip(columns, cells, strict=True)))
     except (csv.Error, UnicodeDecodeError) as error:
         yield Fault(f"{path}:{begin}", f"not CSV: {error}; nothing after it is read")
-    finally:
-        csv.field_size_limit(limit)
+
+
+def _advanced(lines: Any) -> Iterator[list[str]]:
+    """The rows of a CSV reader. How long a field may be is the process's, so it is put back before each is given."""
+    while True:
+        limit = csv.field_size_limit(1 << 27)
+        try:
+            cells = next(lines, None)
+        finally:
+            csv.field_size_limit(limit)
+        if cells is None:
+            return
+        yield cells
 
 
 def _plain(path: str, file: Any, text: TextUnit) -> Iterator[Row | Fault]:

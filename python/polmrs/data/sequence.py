@@ -136,8 +136,8 @@ def _closed(text: str, ids: Sequence[int], tokenizer: Any) -> bool:
 
 
 def _step_ends(text: str, begin: int, steps: Sequence[str], tokenizer: Any, made: Encoded) -> list[int]:
-    _, places = _placed(text, tokenizer)
-    shift = len(made.ids) - len(places) if made.ids[:1] == [tokenizer.bos_token_id] else 0
+    ids, places = _placed(text, tokenizer)
+    shift = int(made.ids[: len(ids)] != ids)  # a token of the beginning that the text does not have
     ends: list[int] = []
     at = begin
     for i, step in enumerate(steps):

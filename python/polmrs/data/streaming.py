@@ -79,6 +79,7 @@ class Streamed:
         self._epoch = self._taken = 0
         self._records: Iterator[Record] | None = None
         self._pending: list[Batch] = []
+        self._gave = False  # whether this epoch has given a step
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """Itself: two loops over it share one position."""
@@ -94,20 +95,22 @@ class Streamed:
             self._fill()
             step, self._pending = self._pending[: self.batch], self._pending[self.batch :]
             if step:
+                self._gave = True
                 return step
-            if not self._taken:
-                raise ConfigError(f"{self.source}: no record is left; {dict(self.counts)}")
-            self._epoch, self._taken, self._records = self._epoch + 1, 0, None
+            if not self._gave:
+                raise ConfigError(f"{self.source}: no record is left as an example; {dict(self.counts)}")
+            self._epoch, self._taken, self._records, self._gave = self._epoch + 1, 0, None, False
         raise StopIteration
 
     def _fill(self) -> None:
         if self._records is None:
             self._records = self._shuffled()
-        for record in self._records:
+        while len(self._pending) < self.batch:  # so that what is pending is of the last record alone
+            record = next(self._records, None)
+            if record is None:
+                return
             self._taken += 1
             self._pending += self._examples(record)
-            if len(self._pending) >= self.batch:
-                return
 
     def _examples(self, record: Record) -> list[Batch]:
         try:
@@ -171,7 +174,7 @@ class Streamed:
                     f"{key}: {self.state_dict()[key]}, but the run that is resumed had {state[key]}"
                 )
         self._epoch, self._taken, self._pending = state["epoch"], 0, []
-        self._records = self._shuffled()
+        self._records, self._gave = self._shuffled(), state["taken"] > 0
         for record in self._records if state["taken"] else ():
             self._taken += 1
             if self._taken == state["taken"]:

@@ -1,4 +1,4 @@
-"""Records as JSON Lines in TRL's dataset types, which ``read`` reads back to equal records."""
+"""Records as JSON Lines in TRL's dataset types, which ``read`` reads back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from polmrs.data.records import (
     Verifiable,
 )
 from polmrs.data.store import PathLike
-from polmrs.errors import OutputExistsError
+from polmrs.errors import OutputExistsError, StorageError
 
 
 def write(records: Iterable[Record], path: PathLike, *, overwrite: bool = False) -> int:
@@ -44,6 +44,8 @@ def write(records: Iterable[Record], path: PathLike, *, overwrite: bool = False)
                 file.write(json.dumps(row(record), ensure_ascii=False) + "\n")
                 n += 1
         partial.replace(target)
+    except OSError as error:
+        raise StorageError(error.errno, f"{target}: cannot write: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
     return n

@@ -72,6 +72,8 @@ def pair(
             raise UsageError(f"{name}: nothing is left of it after what both begin with")
         if turns[0].role != "assistant":
             raise UsageError(f"{name}: differs from the other in a {turns[0].role} turn, before the answer")
+    if chosen == rejected:
+        raise UsageError("chosen, rejected: the same")
     return Preference(
         prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, tools=tools(row), meta=row.meta
     )

@@ -107,7 +107,7 @@ def as_number(name: str, value: Any) -> float:
     """A finite number, or a refusal by name."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise UsageError(f"{name}: {value!r} is not a number")
@@ -136,5 +136,5 @@ def as_json(name: str, value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{name}: not JSON: {error}") from error

@@ -50,7 +50,7 @@ def _valued(row: Fields) -> Iterator[Record]:
 
 def _svamp(row: Fields) -> Iterator[Record]:
     prompt, truth = asked(row, "Body", "Question", joint=" "), row.number("Answer")
-    yield Verifiable(prompt=prompt, truth=f"{truth:g}", verifier="number", meta=row.meta)
+    yield Verifiable(prompt=prompt, truth=f"{truth:.15g}", verifier="number", meta=row.meta)
 
 
 def _adapters(row: Fields) -> Iterator[Record]:

@@ -155,7 +155,9 @@ def nested(rows: Sequence[Row]) -> Iterator[Row | Fault]:
     while pending:
         node = pending.pop()
         reached.add(node.get("message_id"))
-        pending += [reply for reply in node["replies"] if isinstance(reply, dict) and "replies" in reply]
+        pending += [
+            reply for reply in node["replies"] or () if isinstance(reply, dict) and "replies" in reply
+        ]
     yield from roots
     for row in kept:
         if row.value["message_id"] not in reached:

@@ -99,6 +99,8 @@ def _list_or_text(name: str, given: Any) -> Turns:
 def _verifiable(row: Fields) -> Iterator[Record]:
     solution = _turns(row, "solution") if row.has("solution") else None
     prompt, truth, verifier = _prompt(row), row.value("truth"), row.text("verifier")
+    if solution is not None:
+        prompt, solution = _alike(prompt, solution)
     yield Verifiable(
         prompt=prompt, truth=truth, verifier=verifier, solution=solution, tools=tools(row), meta=row.meta
     )

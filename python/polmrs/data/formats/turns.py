@@ -71,7 +71,7 @@ def one(turn: Any, name: str, media: Mapping[str, list[str]] | None = None) -> M
     role = ROLES.get(speaker.strip().lower())
     if role is None:
         raise UsageError(f"{name}: role {speaker!r} is none of {', '.join(ROLES)}")
-    content = turn.get("content", turn.get("value"))
+    content = turn["content"] if turn.get("content") is not None else turn.get("value")
     parts: list[Content] = []
     if speaker.strip().lower() == "function_call":
         parts += _calls(name, content)
@@ -195,7 +195,7 @@ def _block(name: str, block: Any, media: Mapping[str, list[str]]) -> Iterable[Co
     if not isinstance(block, Mapping):
         raise UsageError(f"{name}: expected a part of a message, got {type(block).__name__}")
     kind = block.get("type")
-    value = block.get("value", block.get("text", block.get(str(kind))))
+    value = next((block[key] for key in ("value", "text", str(kind)) if block.get(key) is not None), None)
     if kind == "text":
         return [Text(as_text(name, value))]
     if kind in ("reasoning", "thinking"):

@@ -9,6 +9,7 @@ predicted loss are the best: ``screen(data, -rule.predict(indicators(data)), top
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -131,16 +132,14 @@ def indicators(
 
 
 def _perplexity(data: Dataset, policy: Any) -> Scores:
-    import torch
-
     from polmrs.data.encoding import examples
 
     found = []
-    with torch.no_grad():
+    with policy.inference():
         for batch in examples([completed(record) for record in data], policy):
             given = batch.to(policy.device)
             total = (policy.logps(given).double() * given.weights).sum() / given.weights.sum()
-            found.append(float(torch.exp(-total)))
+            found.append(math.exp(-float(total)))
     return np.array(found)
 
 
