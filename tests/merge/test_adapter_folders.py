@@ -129,7 +129,9 @@ def test_what_needs_a_model_is_refused(bases, tmp_path):
     refused("was trained whole", [saved], method=ties)
     refused("ties has no factors to put side by side", adapters, method=ties, combination_type="cat")
     refused("is for 'combination_type: svd'", adapters, combination_type="cat", svd_rank=3)
-    refused("0 is not a rank", adapters, svd_rank=0)
+    for method in (linear, ties):
+        refused("0 is not a rank", adapters, method=method, svd_rank=0)
+        refused("'cta' is not one of svd, cat", adapters, method=method, combination_type="cta")
     refused("svd_rank: 33 is more than 32", adapters, svd_rank=33)
     refused("'base_model' is missing; slerp needs it", adapters[:1], method=pm.SLERP(t=0.5))
     refused("reads statistics", adapters, method=pm.Fisher(statistics=["s", "s"]))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from merge.lora import changes, config, factors, loaded, made, merged_by_peft, pair
 from merge.made import same_bits
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -45,6 +46,31 @@ def test_linear_equals_peft_by_svd_and_side_by_side(bases, tmp_path, case):
         assert (config(to)["r"], config(to)["lora_alpha"], config(to)["use_rslora"]) == (rank, rank, False)
         theirs = merged_by_peft(base, adapters, [0.7, -0.4], combination)
         assert_same_changes(changes(loaded(base, to)), theirs)
+
+
+def test_with_rslora_peft_gives_more_and_ours_is_the_sum_of_the_changes(bases, tmp_path):
+    base = bases / "llama"
+    adapters = pair(base, tmp_path, target_modules=LINEAR, use_rslora=True)
+    pm.merge(adapters, method=pm.TaskArithmetic(weight=[1.0, 1.0]), svd_rank=8, to=tmp_path / "ours")
+    ours = changes(loaded(base, tmp_path / "ours"))
+    each = [changes(loaded(base, adapter)) for adapter in adapters]
+    assert_same_changes(ours, {name: each[0][name] + each[1][name] for name in each[0]})
+    theirs = merged_by_peft(base, adapters, [1.0, 1.0], "svd", svd_rank=8)
+    assert_same_changes({name: change * 8**0.5 for name, change in ours.items()}, theirs)
+
+
+def test_what_was_trained_whole_keeps_its_type_and_a_file_is_its_folder(tmp_path):
+    made(tmp_path / "a", {"model.layers.0.up": (30, 20)})
+    norm = torch.full((5,), 1.001)
+    whole = {"base_model.model.model.norm.weight": norm}
+    tensors = {name: tensor.bfloat16() for name, tensor in factors(tmp_path / "a").items()}
+    save_file(tensors | whole, tmp_path / "a" / "adapter_model.safetensors")
+    said = config(tmp_path / "a") | {"modules_to_save": ["norm"]}
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(said))
+    pm.merge([tmp_path / "a" / "adapter_model.safetensors"], method=pm.Linear(), to=tmp_path / "out")
+    found = factors(tmp_path / "out")
+    assert same_bits(found["base_model.model.model.norm.weight"], norm)
+    assert found["base_model.model.model.layers.0.up.lora_A.weight"].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("case", ["plain", "embedding", "gpt2"])

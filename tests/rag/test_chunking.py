@@ -92,6 +92,21 @@ def test_sentences_begin_where_a_reader_sees_them_begin(text, sentences):
     assert [text[a:b] for a, b in itertools.pairwise(starts)] == sentences
 
 
+def test_whole_sentences_are_repeated_where_none_was_cut():
+    found = rag.chunks("A b. C d e. F g h.", 4, overlap=3)
+    assert [one.text for one in found] == ["A b. ", "C d e. ", "F g h."]
+
+
+def test_an_empty_line_of_any_kind_ends_a_passage():
+    for end in ("\n", "\r\n"):
+        assert rag.chunks(f"A title{end * 2}and a text of some", 4)[0].text == f"A title{end * 2}"
+
+
+def test_a_row_of_dots_is_one_mark():
+    text = "Chapter one" + "." * 40_000 + " 7\nThen more. And more."
+    assert [one.text for one in rag.chunks(text, 3)][-1] == "And more."
+
+
 def test_a_tokenizer_of_transformers_gives_the_places():
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

@@ -102,6 +102,11 @@ def test_mmr_of_little_is_all_of_it():
     assert rag.mmr([0.5, 0.5], np.zeros((2, 3)), 2).tolist() == [0, 1]
 
 
+def test_equal_scores_are_zero_after_scaling():
+    [hits] = [rag.WeightedSum(scale="z-score")([(["a", "b", "c"], np.full(3, 0.1))])]
+    assert list(hits[1]) == [0, 0, 0]
+
+
 def test_what_cannot_be_fused_is_refused():
     one = rag.Hits(["a"], np.ones(1, np.float32))
     with pytest.raises(UsageError, match="nothing to fuse"):

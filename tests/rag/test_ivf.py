@@ -103,7 +103,7 @@ def test_threads_and_instruction_sets_change_no_bit(environment):
 
 
 def test_an_addition_that_is_stopped_adds_nothing():
-    vectors = np.tile(clustered(6000, 16), (10, 1))
+    vectors = np.tile(clustered(6000, 128), (10, 1))
     index = filled(vectors[:6000], kind=rag.IVF(lists=50))
 
     def stop(done, total):

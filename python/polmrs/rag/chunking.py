@@ -16,7 +16,9 @@ _WORD = re.compile(r"\S+")
 # A sentence ends with its mark, what closes around it, and white space; in Chinese and Japanese, with the mark; or with an
 # empty line.
 _CLOSE = "\"'\u201d\u2019\u00bb\u300d\u300f\uff09)\\]"
-_END = re.compile(rf"[.!?\u2026]+[{_CLOSE}]*(?=\s)|[\u3002\uff01\uff1f]+[{_CLOSE}]*|\n[ \t]*(?=\n)")
+_END = re.compile(
+    rf"(?<![.!?\u2026])[.!?\u2026]+[{_CLOSE}]*(?=\s)|[\u3002\uff01\uff1f]+[{_CLOSE}]*|\n[ \t\r]*(?=\n)"
+)
 _SHORT = re.compile(
     r"(?:^|[\s(])(?:[A-Z]|(?i:dr|mr|mrs|ms|prof|st|vs|cf|al|fig|eq|sec|no|pp|approx|e\.g|i\.e))\.$"
 )
@@ -102,10 +104,14 @@ def sentence_starts(text: str) -> list[int]:
     """
     starts = [0]
     for mark in _END.finditer(text):
+        if mark.end() <= starts[-1]:
+            continue  # within the white space before the last one
         if mark[0] == "." and _SHORT.search(text, max(0, mark.end() - 12), mark.end()):
             continue
         begin = _WORD.search(text, mark.end())
-        if begin and begin.start() > starts[-1]:
+        if begin is None:
+            break
+        if begin.start() > starts[-1]:
             starts.append(begin.start())
     return starts
 
@@ -155,8 +161,7 @@ def _cut(cuts: Sequence[int], wanted: Sequence[int], size: int, overlap: int) ->
         end = end or _last(cuts, before, begin + size) or cuts[bisect_right(cuts, before)]
         passages.append((begin, end))
         among = wanted if _last(wanted, end - 1, end) else cuts  # a sentence that was cut is repeated in part
-        repeated = among[bisect_left(among, end - overlap)]
-        begin, before = cuts[bisect_left(cuts, max(begin + 1, repeated))], end
+        begin, before = among[bisect_left(among, max(begin + 1, end - overlap))], end
     return passages
 
 

@@ -154,7 +154,7 @@ class Embedder:
             prompt: The name of a prompt to put before each.
 
         Raises:
-            UsageError: There is no such prompt.
+            UsageError: There is no such prompt, or a text has no tokens.
         """
         import torch
 
@@ -165,6 +165,9 @@ class Embedder:
         out = np.empty((len(given), self.dim), np.float32)
         if given:
             rows = self.tokenizer(given, truncation=True, max_length=self.max_length)["input_ids"]
+            if not all(rows):
+                at = next(row for row, ids in enumerate(rows) if not ids)
+                raise UsageError(f"texts[{at}]: {given[at]!r} has no tokens")
             order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
             with torch.inference_mode():
                 for batch in _batches(order, [len(row) for row in rows], self.batch_tokens):
@@ -222,6 +225,8 @@ def _settings(folder: Path) -> dict[str, Any]:
             )
     bert = _json(own["folder"] / "sentence_bert_config.json") or {}
     own["max_length"] = bert.get("max_seq_length")
+    if bert.get("do_lower_case"):
+        raise CheckpointError(f"{own['folder']}/sentence_bert_config.json: do_lower_case is not supported")
     own["prompts"] = (_json(folder / "config_sentence_transformers.json") or {}).get("prompts") or {}
     return own
 
@@ -230,6 +235,8 @@ def _pooling(path: Path) -> Pooling:
     said = _json(path)
     if said is None:
         raise CheckpointError(f"{path}: there is no such file")
+    if said.get("include_prompt") is False:
+        raise CheckpointError(f"{path}: include_prompt false is not supported")
     chosen = [name for name, value in said.items() if name.startswith("pooling_mode_") and value is True]
     chosen = chosen or [str(said.get("pooling_mode"))]
     if len(chosen) != 1 or chosen[0] not in _MODES:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from polmrs.errors import ArrayError, UsageError
-from polmrs.rag.index import Hits
+from polmrs.rag.index import Floats, Hits
 
 Id: TypeAlias = str | int
 
@@ -86,7 +86,7 @@ class WeightedSum:
                 scaled.append((ids, (x - x.min()) / width if width > 0 else np.ones_like(x)))
             else:
                 std = x.std()
-                scaled.append((ids, (x - x.mean()) / std if std > 0 else np.zeros_like(x)))
+                scaled.append((ids, (x - x.mean()) / std if x.max() > x.min() else np.zeros_like(x)))
         if self.scale == "min-max":
             return _summed(scaled, self.weights)
         lowest = [float(x.min()) if len(x) else 0.0 for _, x in scaled]
@@ -128,7 +128,7 @@ def fuse(*rankings: Hits, fusion: Fusion | None = None, k: int | None = None) ->
         k: At most how many hits to keep.
 
     Raises:
-        UsageError: Batches of different sizes, or nothing to fuse.
+        UsageError: Batches of different sizes, nothing to fuse, or ``k`` below 1.
 
     >>> import numpy as np
     >>> by_words = Hits(["a", "b"], np.array([7.1, 2.0], np.float32))
@@ -138,6 +138,8 @@ def fuse(*rankings: Hits, fusion: Fusion | None = None, k: int | None = None) ->
     """
     if not rankings:
         raise UsageError("rankings: nothing to fuse")
+    if k is not None and k < 1:
+        raise UsageError(f"k: {k} is not at least 1")
     method = fusion or RRF()
     batches = [_is_batch(hits) for hits in rankings]
     if len(set(batches)) > 1 or (batches[0] and len({len(hits.ids) for hits in rankings}) > 1):
@@ -208,3 +210,10 @@ def mmr(
         left[best] = False
         nearest = np.maximum(nearest, x @ x[best])
     return np.array(picked, np.int64)
+
+
+def cosines(asked: Floats, vectors: Floats) -> Floats:
+    """[n] cosines of a vector [dim] and each of others [n, dim]; 0 where one is zero: a relevance for :func:`mmr`."""
+    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(asked)
+    found: Floats = np.divide(vectors @ asked, norms, out=np.zeros(len(vectors), np.float32), where=norms > 0)
+    return found

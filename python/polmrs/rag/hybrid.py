@@ -66,7 +66,9 @@ class Hybrid:
         *,
         vectors: Array | None = None,
     ) -> None:
-        """Adds documents to both; one whose id is there already is replaced. All are added, or none.
+        """Adds documents to both; one whose id is there already is replaced.
+
+        What the index of vectors refuses is added to neither; where a stemmer raises, the vectors are there already.
 
         Args:
             ids: As many as texts.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
@@ -13,8 +14,8 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from polmrs.errors import UsageError
-from polmrs.rag.fusion import mmr
-from polmrs.rag.index import Filter, Floats, Index, Metric, PathLike, Scalar
+from polmrs.rag.fusion import cosines, mmr
+from polmrs.rag.index import Filter, Index, Metric, PathLike, Scalar
 from polmrs.rag.kinds import Kind
 
 DOCUMENT = "polmrs.document"
@@ -54,6 +55,7 @@ class PolmrsVectorStore(VectorStore):
         """
         self._embedding, self._metric, self._kind = embedding, metric, kind
         self.index = index
+        self._making = threading.Lock()  # asynchronous additions come from several threads
 
     @property
     def embeddings(self) -> Embeddings:
@@ -97,8 +99,9 @@ class PolmrsVectorStore(VectorStore):
             raise UsageError(f"texts: {len(given)}, but {len(names)} ids and {len(about)} metadatas")
         if given:
             vectors = np.array(self._embedding.embed_documents(given), np.float32)
-            if self.index is None:
-                self.index = Index(vectors.shape[1], metric=self._metric, kind=self._kind)
+            with self._making:
+                if self.index is None:
+                    self.index = Index(vectors.shape[1], metric=self._metric, kind=self._kind)
             self.index.add(names, vectors, [_fields(*one) for one in zip(given, about, strict=True)])
         return names
 
@@ -175,7 +178,7 @@ class PolmrsVectorStore(VectorStore):
         ids = self.index.search(asked, max(k, fetch_k), filter=filter).ids
         there = [one for one in ids if one in self.index]
         vectors = self.index.vectors(there)
-        chosen = mmr(_cosines(asked, vectors), vectors, k, balance=lambda_mult)
+        chosen = mmr(cosines(asked, vectors), vectors, k, balance=lambda_mult)
         return self.get_by_ids([there[at] for at in chosen])
 
     @classmethod
@@ -230,9 +233,3 @@ def _fields(text: str, metadata: Mapping[str, Any]) -> dict[str, Scalar]:
 def _document(name: str, fields: Mapping[str, Scalar]) -> Document:
     whole = json.loads(str(fields[DOCUMENT]))
     return Document(id=name, page_content=whole["text"], metadata=whole["metadata"])
-
-
-def _cosines(asked: Floats, vectors: Floats) -> Floats:
-    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(asked)
-    found: Floats = np.divide(vectors @ asked, norms, out=np.zeros(len(vectors), np.float32), where=norms > 0)
-    return found

@@ -20,7 +20,7 @@ from llama_index.core.vector_stores.types import (
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 
 from polmrs.errors import UsageError
-from polmrs.rag.fusion import mmr
+from polmrs.rag.fusion import cosines, mmr
 from polmrs.rag.index import Index, Metric, PathLike, Scalar
 from polmrs.rag.kinds import Kind
 
@@ -151,7 +151,8 @@ class PolmrsVectorStore(BasePydanticVectorStore):  # type: ignore[misc, unused-i
         if is_mmr and ids:
             threshold = kwargs.get("mmr_threshold", query.mmr_threshold)
             balance = 0.5 if threshold is None else threshold
-            chosen = mmr(scores, self._index.vectors(ids), k, balance=balance).tolist()
+            vectors = self._index.vectors(ids)
+            chosen = mmr(cosines(asked, vectors), vectors, k, balance=balance).tolist()
             ids, scores = [ids[at] for at in chosen], [scores[at] for at in chosen]
         nodes = [metadata_dict_to_node(fields) for fields in self._index.metadata(ids)] if ids else []
         return VectorStoreQueryResult(nodes=nodes, similarities=scores, ids=ids)

@@ -228,7 +228,7 @@ class Reader:
                 f"prompt: {ids.shape[1]} tokens and {self.max_new_tokens} of an answer are more than the {longest} "
                 "that the model can take; lower the budget"
             )
-        was_training = self.model.training
+        training = [module for module in self.model.modules() if module.training]
         self.model.eval()
         try:
             with torch.inference_mode():
@@ -240,15 +240,19 @@ class Reader:
                     **self._ends(),
                 )
         finally:
-            self.model.train(was_training)
+            for module in training:
+                module.training = True
         answer: str = self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
         return answer.strip()
 
     def _ends(self) -> dict[str, Any]:
-        """What stands after the end; greedy search takes no settings of sampling."""
+        """What stands after the end; and that the search is greedy, whatever a folder says for its own use."""
         pad = self.tokenizer.pad_token_id
         return {
             "pad_token_id": self.tokenizer.eos_token_id if pad is None else pad,
+            "num_beams": 1,
+            "repetition_penalty": 1.0,
+            "no_repeat_ngram_size": 0,
             "temperature": None,
             "top_p": None,
             "top_k": None,

@@ -312,8 +312,8 @@ impl<'a> Scheduler<'a> {
             self.ctl.advance(self.bytes_of(job));
         }
         let Carried { mut resident, mut held, mut kept } = carried;
-        if let (Stage::Map { .. }, Some(len)) = (&job.stages[stage], job.folded()) {
-            kept = Some(Arc::new(Mutex::new(vec![0.0; len as usize])));
+        if let (Stage::Map { .. }, Some(_)) = (&job.stages[stage], job.folded()) {
+            kept = Some(Arc::default()); // filled from the first block on: a group opens all of its jobs at once
         }
         let blocks = units.div_ceil(step);
         if resident.is_none() && self.passes_from(job, stage) > 1 {
@@ -345,7 +345,10 @@ impl<'a> Scheduler<'a> {
         if blocks == 0 {
             return Some(pass);
         }
-        queue.ready.push_back((pass, 0));
+        match job.stages[stage] {
+            Stage::Fold { .. } => queue.ready.push_front((pass, 0)), // it frees what is kept before another map begins
+            _ => queue.ready.push_back((pass, 0)),
+        }
         self.news.notify_all();
         None
     }

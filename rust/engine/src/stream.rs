@@ -168,7 +168,11 @@ impl Stream<'_> {
             let (element, value) = (first + at, values[at]);
             return Err(Error::NonFinite(format!("result '{name}': element {element} is {value}, not finite")));
         }
-        guard(kept)[first..first + values.len()].copy_from_slice(values);
+        {
+            let mut kept = guard(kept);
+            kept.resize(job.folded().unwrap_or(0) as usize, 0.0);
+            kept[first..first + values.len()].copy_from_slice(values);
+        }
         if let Some(survey) = self.survey {
             survey.look(target.tensor, span.ordinal, inputs, values);
         }

@@ -5,7 +5,7 @@ use polmrs_core::{Ctl, Dtype, Error, Result};
 use polmrs_engine::sink::MemorySink;
 use polmrs_engine::source::{MemorySource, Meta, Source};
 use polmrs_engine::survey::Survey;
-use polmrs_engine::{Grain, Input, Job, Options, Plan, Stage, Target, run};
+use polmrs_engine::{Grain, Input, Job, Options, Plan, Scope, Stage, Target, run};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -97,6 +97,24 @@ fn no_more_is_kept_than_there_are_workers_and_they_are_as_many_as_memory_allows(
         Options { max_memory: Some(need - 1), ..Options::default() },
     );
     assert!(refused.unwrap_err().to_string().contains("do not hold the workspace of 't0'"));
+}
+
+#[test]
+fn jobs_that_a_group_lets_go_at_once_are_kept_one_after_the_other() {
+    let in_hand: Arc<[AtomicU64; 2]> = Arc::default();
+    let mut plan = plan(&in_hand, |_| Grain::Elements);
+    for job in &mut plan.jobs {
+        let whole_model = Stage::reduce(
+            Grain::Elements,
+            Scope::Group(1),
+            polmrs_core::reduce::Ordered::<1>::default,
+            |_, _| Ok(()),
+            |_| Ok(()),
+        );
+        job.stages.insert(0, whole_model);
+    }
+    assert_eq!(execute(&plan, Options { threads: 1, ..Options::default() }).unwrap(), expected());
+    assert_eq!(in_hand[1].load(SeqCst), SIZES[0]);
 }
 
 #[test]

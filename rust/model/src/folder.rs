@@ -323,7 +323,9 @@ fn on_disk(path: &Path, label: &str, wanted: Kind) -> Result<Found> {
         )),
         other => other,
     })?;
-    let kind = if path.is_dir() && checkpoint.files().eq([weights]) { Kind::Adapter } else { Kind::Model };
+    let named = path.file_name().is_some_and(|name| name == ADAPTER_WEIGHTS);
+    let whole = path.is_dir() && checkpoint.files().eq([weights]);
+    let kind = if named || whole { Kind::Adapter } else { Kind::Model };
     let folder = match path.parent() {
         _ if path.is_dir() => path,
         Some(parent) if parent != Path::new("") => parent,

@@ -4,7 +4,7 @@
 //! $C = X X^\top$ (`gram`, [`stats`](polmrs_io::stats)):
 //! $$ \lVert (\hat W - W) X \rVert^2 = \operatorname{tr}\left((\hat W - W)\, C\, (\hat W - W)^\top\right). $$
 //! Its root over that of $\lVert W X \rVert^2$ is the error that GPTQ minimises (arXiv:2210.17323, eq. 1), row by row. `C`
-//! is read anew for every block of rows, a panel at a time, so that a layer takes a megabyte for each thread however many
+//! is read anew for every block of rows, a panel at a time, so that a layer takes two megabytes for each thread however many
 //! inputs it has. A file that has the squares of inputs alone (`sumsq`) stands for a diagonal `C`.
 
 use polmrs_core::{Error, Result, simd};

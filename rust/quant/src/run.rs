@@ -48,7 +48,7 @@ impl Prepared {
             return Err(Error::Checkpoint(format!("{reference}: model_type '{kind}': {rule}")));
         }
         let Planned { mut plan, layouts, kept } =
-            { program::plan(&config, model.source.as_ref(), settings.threads, settings.max_memory)? };
+            program::plan(&config, model.source.as_ref(), settings.threads, settings.max_memory)?;
         if model.config.is_none() {
             plan.notes.push("there is no config.json to state the quantization in: the result is tensors alone".into());
         }

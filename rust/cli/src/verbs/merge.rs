@@ -63,11 +63,12 @@ pub(super) fn tell(report: &Json, out: &Path, json: bool) {
     if let Some(lost) = report["adapter"]["lost"].as_object() {
         let percent = |key: &str| 100.0 * lost[key].as_f64().unwrap_or(0.0);
         println!(
-            "rank {}: {:.2} % of the changes' squared norm left out on average, at most {:.2} % in {}",
+            "rank {}: {:.2} % of the changes' squared norm left out on average, at most {:.2} % in {}{}",
             report["adapter"]["rank"],
             percent("mean"),
             percent("most"),
             lost["module"].as_str().unwrap_or_default(),
+            if lost["of"] == report["adapter"]["modules"] { "" } else { " (of the modules made in this run)" },
         );
     }
 }

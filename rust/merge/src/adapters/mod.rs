@@ -101,10 +101,11 @@ impl Adapters {
         let products: Vec<Products> =
             (0..config.models.len()).map(|at| Products::new(label(at), adapters.get(at).cloned(), &union)).collect();
         let opened: Vec<Opened<'_>> = products.iter().map(|source| Opened { source, tied: false }).collect();
-        let kind = config.out_dtype.or(config.dtype).unwrap_or_else(|| widest(&adapters));
+        let given = config.out_dtype.or(config.dtype);
+        let kind = given.unwrap_or_else(|| widest(&adapters));
         (config.dtype, config.out_dtype) = (None, None);
         let coefficients = if config.method.is_linear() { Some(coefficients::of(config, &products)?) } else { None };
-        config.out_dtype = Some(kind);
+        config.out_dtype = given; // of what was trained whole
         let combination = config.factors.combination.unwrap_or(Combination::Svd);
         let rank = rank(config, &adapters, &union)?;
         let dense = program::plan(config, &opened, seed, extra)?;
@@ -142,7 +143,7 @@ impl Adapters {
         products.chain(self.own.iter().map(AsRef::as_ref)).collect()
     }
 
-    /// What a plan and a report say of it; once it has run, how much the rank has left out.
+    /// What a plan and a report say of it; once it has run, how much the rank has left out `of` the modules of this run.
     pub(crate) fn describe(&self) -> Json {
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         let worst = lost.iter().max_by(|a, b| a.1.total_cmp(b.1));
@@ -151,7 +152,7 @@ impl Adapters {
             "combination_type": self.combination.name(),
             "modules": self.modules,
             "lost": worst.map(|(module, share)| json!({
-                "mean": lost.values().sum::<f64>() / lost.len() as f64, "most": share, "module": module,
+                "mean": lost.values().sum::<f64>() / lost.len() as f64, "most": share, "module": module, "of": lost.len(),
             })),
         })
     }

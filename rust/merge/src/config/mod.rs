@@ -112,7 +112,7 @@ impl Config {
     /// Reads a document whose models may be adapters: a method that needs a base has zero for it, the last of the models,
     /// where the document names none.
     pub fn decode_any(node: &Node, lenient: bool) -> Result<Config> {
-        Config::read(node, lenient, false).or_else(|error| Config::read(node, lenient, true).map_err(|_| error))
+        Config::read(node, lenient, false).or_else(|_| Config::read(node, lenient, true))
     }
 
     fn read(node: &Node, lenient: bool, over_zero: bool) -> Result<Config> {

@@ -123,7 +123,7 @@ impl Reader<'_> {
             fields.ignored(key, why);
         }
         fields.finish()?;
-        let base = match own_base.as_deref().or(self.base) {
+        let base = match own_base.as_deref().or(self.base.filter(|base| *base != super::adapter::ZERO)) {
             None => None,
             Some(base) => {
                 let at = members.iter().position(|member| references.models[member.model].reference == base);

@@ -50,12 +50,12 @@ pub(crate) fn nearest(matrix: &[f32], columns: usize, rank: usize, key: Key) -> 
 pub(crate) fn workspace(rows: u64, columns: u64, rank: u64) -> u64 {
     let width = rank + BESIDE as u64;
     let span = (BLOCKS as u64 * width).min(rows.min(columns));
-    8 * (span + 2 * width + rank) * (rows + columns) + 32 * span * span
+    8 * (2 * span + 2 * width + rank) * (rows + columns) + 32 * span * span
 }
 
 /// The workspace of [`of_product`] for factors of `inner` columns, without those.
 pub(crate) fn workspace_of_product(rows: u64, columns: u64, inner: u64, rank: u64) -> u64 {
-    8 * (inner + rank) * (rows + columns) + 32 * inner * inner
+    8 * (2 * inner + rank) * (rows + columns) + 32 * inner * inner
 }
 
 /// An orthonormal basis Q of a Krylov space of the rows, and `Mᵀ Q`.

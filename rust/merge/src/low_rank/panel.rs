@@ -89,6 +89,7 @@ impl Panel {
     /// upper triangle.
     pub(crate) fn orthonormalize(&mut self) -> Vec<Vec<f64>> {
         let all = std::mem::replace(self, Panel::empty(self.rows));
+        self.values.reserve_exact(all.values.len());
         all.columns().map(|column| self.push(column.to_vec())).collect()
     }
 
