@@ -1,6 +1,9 @@
 """What every test may ask for: a hypothesis profile, a peer's interpreter, the folder of third-party data."""
 
+import gc
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -48,3 +51,22 @@ def data():
     if not Path(folder).is_dir():
         pytest.fail(f"POLMRS_TEST_DATA: {folder} is not a folder", pytrace=False)
     return Path(folder)
+
+
+@pytest.fixture
+def tmpfs():
+    """Mounts a tmpfs at a new path until the test ends; skips where mounting is not allowed."""
+    mounted = []
+
+    def mount(path, options):
+        path.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", path]
+        if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("a tmpfs cannot be mounted here")
+        mounted.append(path)
+        return path
+
+    yield mount
+    gc.collect()  # lets go of files that are mapped
+    for path in mounted:
+        subprocess.run(["umount", path], check=True)

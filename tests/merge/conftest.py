@@ -1,6 +1,5 @@
 """What the tests of merging share: a tiny language model with fine-tunes, and the command line."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,21 +82,3 @@ def polmrs():
         return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
     return run
-
-
-@pytest.fixture
-def tmpfs():
-    """Mounts a tmpfs at a new path until the test ends; skips where mounting is not allowed."""
-    mounted = []
-
-    def mount(path, options):
-        path.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", path]
-        if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip("a tmpfs cannot be mounted here")
-        mounted.append(path)
-        return path
-
-    yield mount
-    for path in mounted:
-        subprocess.run(["umount", path], check=True)

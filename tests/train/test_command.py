@@ -8,38 +8,15 @@ from types import ModuleType, SimpleNamespace
 import polmrs as pm
 import pytest
 import torch
-from models.made import model, tokenizer
+from models.made import model
 from polmrs import cli, config
 from polmrs.errors import ConfigError, NotFoundError, OutputExistsError, UsageError
-from polmrs.models import Policy, Scores, load, save
+from polmrs.models import Policy, Scores, load
 from polmrs.train import Optim, fit
 from polmrs.train.command import run
 from polmrs.train.estimate import estimate
 from polmrs.train.recipe import OBJECTIVES, recipe, recipe_schema
-
-ROWS = {
-    "sft": [{"prompt": f"{i} + 1 = ", "completion": str(i + 1)} for i in range(9)],
-    "classify": [{"text": f"say {w}", "label": w} for w in ("yes", "no", "maybe") * 3],
-    "reward": [{"prompt": f"{i}?", "chosen": " good", "rejected": " bad"} for i in range(9)],
-    "prm": [
-        {"prompt": f"{i}?", "completions": ["a one", "a two"], "labels": [True, i > 4]} for i in range(9)
-    ],
-}
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A tiny model with a tokenizer, and data for every verb."""
-    folder = tmp_path_factory.mktemp("train")
-    save(Policy(model(dtype=torch.float32), tokenizer()), folder / "base")
-    for verb, rows in ROWS.items():
-        (folder / f"{verb}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
-
-
-def words(home, verb, to, *more):
-    said = {"model": home / "base", "data": home / f"{verb}.jsonl", "to": to, "lr": "1e-2", "batch": 4}
-    return [verb, *(w for key, value in said.items() for w in ("--set", f"{key}={value}")), *more]
+from train.recipes import ROWS, words
 
 
 @pytest.mark.parametrize("verb", ROWS)
@@ -143,6 +120,17 @@ def test_rankings_train_a_reward_model_by_their_pairs_and_ties_give_none(home, t
         (["data=/nowhere.jsonl"], NotFoundError, "nowhere.jsonl"),
         (["max_length=3"], UsageError, r"sft.jsonl:1: .* tokens, but max_length is 3"),
         (["track=[trackio]"], UsageError, "track: trackio is not installed"),
+        (["lora.target=[q_proj]"], ConfigError, "lora.target: no such key; the nearest is 'targets'"),
+        (
+            ["lora.targets=[q_prj]"],
+            ConfigError,
+            "'q_prj' is no linear layer of Llama.*; the nearest is 'q_proj'",
+        ),
+        (["lora.targets=nothing"], ConfigError, "lora.targets: nothing: .*not found"),
+        (["lora.r=0"], ConfigError, "lora.r: 0 is not 1 or more"),
+        (["replay.share=0.1"], ConfigError, "replay.data: is missing"),
+        (["replay={data: x, share: 1}"], ConfigError, r"replay.share: 1.0 is not in \(0, 1\)"),
+        (["objective.name=continual"], ConfigError, "continual, and no other, goes with replay"),
         (["lr"], ConfigError, "expected key=value"),
     ],
 )
@@ -152,18 +140,31 @@ def test_what_is_wrong_is_named(home, tmp_path, more, error, message):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_metrics_go_to_the_tracker_that_is_asked_for(home, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["trackio", "wandb"])
+def test_metrics_go_to_the_tracker_that_is_asked_for(name, home, tmp_path, monkeypatch):
     began, logged = [], []
-    service = ModuleType("trackio")
+    service = ModuleType(name)
     service.init = lambda **given: (
         began.append(given) or SimpleNamespace(log=lambda row, step: logged.append((step, row)))
     )
-    monkeypatch.setitem(sys.modules, "trackio", service)
-    run(words(home, "sft", tmp_path / "run", "--set", "steps=3", "--set", "track=[trackio]"))
+    monkeypatch.setitem(sys.modules, name, service)
+    run(words(home, "sft", tmp_path / "run", steps=3, track=f"[{name}]"))
     (given,) = began
     assert (given["name"], given["config"]["lr"]) == ("run", 1e-2)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     assert logged == [(row["step"], {k: v for k, v in row.items() if k != "step"}) for row in rows]
+
+
+def test_tensorboard_gets_every_number_in_the_folder_of_the_run(home, tmp_path, monkeypatch):
+    made, logged = [], []
+    writer = SimpleNamespace(add_scalar=lambda *row: logged.append(row), flush=lambda: None)
+    board = ModuleType("torch.utils.tensorboard")
+    board.SummaryWriter = lambda folder: made.append(folder) or writer
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
+    run(words(home, "sft", tmp_path / "run", steps=2, track="[tensorboard]"))
+    assert made == [tmp_path / "run" / "tensorboard"]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert logged == [(k, v, row["step"]) for row in rows for k, v in row.items() if k != "step"]
 
 
 def test_a_text_longer_than_the_models_context_is_named(home, tmp_path):
@@ -187,6 +188,18 @@ def test_data_without_examples_is_refused(home, tmp_path):
         run(words(home, "classify", tmp_path / "run", "--set", "label=kind"))
     with pytest.raises(ConfigError, match="label 'maybe' is none of no, yes"):
         run(words(home, "classify", tmp_path / "run", "--set", "classes=['no', 'yes']"))
+
+
+def test_a_loss_that_is_nan_ends_the_run_and_names_its_lines(home, tmp_path, monkeypatch, capsys):
+    arguments = words(home, "sft", tmp_path / "run", steps=9, lr="1e30", clip="null", optim="sgd", batch=2)
+    monkeypatch.setattr(sys, "argv", ["polmrs", "train", *arguments])
+    assert cli.main() == 5
+    said = capsys.readouterr().err
+    assert re.search(
+        r"step \d: the (loss|gradient norm) is (nan|inf); examples: .*sft.jsonl:\d, .*sft.jsonl:\d; the batch is in",
+        said,
+    )
+    assert list((tmp_path / "run" / "failed" / "checkpoints").iterdir())
 
 
 def test_a_missing_key_is_named():

@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from polmrs.data.epochs import Epochs
+from polmrs.models import Padded
+from polmrs.train import fit
 from safetensors.torch import load_file
-from train.everywhere import CASES, LAYOUTS, trained
+from train.everywhere import CASES, LAYOUTS, beside, data_of, policy_of, recorded, trained
+from train.interrupted import Cut
 
 SCRIPT = Path(__file__).with_name("everywhere.py")
 
@@ -32,6 +36,30 @@ def compare(found, expected, tolerance):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_step_does_not_depend_on_how_it_is_cut(name, layout):
     compare(trained(name, **LAYOUTS[layout]), reference(name), 1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_stands_in_padding_changes_no_bit(name):
+    compare(trained(name, door=Padded(pad_id=49)), reference(name), 0.0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_that_breaks_off_resumes_to_the_same_bits(name, tmp_path):
+    case = CASES[name]
+
+    def run(stop=None, **settings):
+        policy = policy_of(case)
+        given, scored = beside(case, policy)
+        stream = scored(Epochs(data_of(case, 12), batch=4))
+        stream = stream if stop is None else Cut(stream, stop)
+        made = fit(policy, stream, case.objective, steps=4, lr=1e-2, **given, **settings)
+        followed = [r.policy for r in given.values()]
+        return [p for part in (policy, made.state, *followed) if part is not None for p in part.parameters()]
+
+    with pytest.raises(KeyboardInterrupt):
+        run(stop=3, to=tmp_path, save_every=2)
+    resumed = run(to=tmp_path, save_every=2, resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(run(), resumed, strict=True))
 
 
 @pytest.mark.parametrize("name", ["sft smoothed", "bradley-terry", "process reward"])
@@ -71,3 +99,14 @@ def test_fsdp2_holds_shards(two_ranks):
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_two_ranks_make_the_step_of_one(two_ranks, kind, name):
     compare(load_file(two_ranks / f"{kind} {name}.safetensors"), reference(name), 1e-12)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_two_ranks_write_down_what_one_does(two_ranks, kind, tmp_path):
+    recorded(tmp_path)
+    files = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.safetensors"))
+    assert [str(file.parent) for file in files] == ["average", "checkpoints/00000003", "model"]
+    for file in files:
+        ours, theirs = (load_file(home / file) for home in (two_ranks / kind, tmp_path))
+        kept = {name for name in theirs if not name.startswith("random/")}
+        compare({n: ours[n] for n in kept}, {n: theirs[n] for n in kept}, 1e-12)

@@ -15,6 +15,7 @@ from polmrs.data.streaming import Streamed
 from polmrs.finetune import SFT
 from polmrs.models import Policy, Scores, load
 from polmrs.train import fit
+from train.interrupted import Cut
 
 TOKENS = tokenizer()
 PAIRS = [
@@ -47,23 +48,6 @@ def streams(files):
         weights={"texts": 0.5},
     )
     yield lambda: Streamed(chats, TOKENS, batch=4, buffer=5)
-
-
-class Cut:
-    """A stream that breaks off after some steps."""
-
-    def __init__(self, stream, steps):
-        self.stream, self.steps = stream, steps
-        self.state_dict = stream.state_dict
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        if not self.steps:
-            raise KeyboardInterrupt
-        self.steps -= 1
-        return next(self.stream)
 
 
 def test_a_run_on_a_mixture_or_a_stream_resumes_to_the_same_bits(files, tmp_path):

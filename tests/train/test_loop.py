@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,8 @@ from polmrs.errors import (
 )
 from polmrs.finetune import SFT
 from polmrs.models import Policy, load
-from polmrs.train import Evaluation, Group, Optim, Schedule, fit
+from polmrs.train import Evaluation, Group, Optim, Schedule, checkpoint, fit
+from train.interrupted import Cut
 
 DATA = examples(12)
 
@@ -67,16 +69,8 @@ def test_training_in_two_parts_is_training_in_one(tmp_path):
     whole, parts = droppy(), droppy()
     one = fit(whole, Epochs(DATA, batch=5), SFT(noise=5.0), **settings())
     first = settings(tmp_path / "run", save_every=3)
-    stop = iter([None] * 4)
-
-    class Stopped(Epochs):
-        def __next__(self):
-            if next(stop, "end") == "end":
-                raise KeyboardInterrupt
-            return super().__next__()
-
     with pytest.raises(KeyboardInterrupt):
-        fit(parts, Stopped(DATA, batch=5), SFT(noise=5.0), **first)
+        fit(parts, Cut(Epochs(DATA, batch=5), 4), SFT(noise=5.0), **first)
     rest = fit(droppy_again := droppy(), Epochs(DATA, batch=5), SFT(noise=5.0), resume=True, **first)
     assert same(droppy_again, whole)
     assert all(torch.equal(rest.average[name], value) for name, value in one.average.items())
@@ -190,7 +184,6 @@ def test_fp16_skips_a_step_that_overflows_and_halves_its_scale():
 
 def test_a_nan_stops_saves_and_names_the_batch(tmp_path):
     one = policy()
-    one._proved.add("head")
     bad = Batch.of([[7, 8, 9]], name="data.jsonl:12")
     fit(one, [DATA[:2]], SFT(), steps=1, lr=0.0, to=tmp_path / "fine")
     with torch.no_grad():
@@ -239,6 +232,50 @@ def test_an_objective_prepares_on_the_whole_step_and_hears_of_its_end():
 def test_training_ends_with_the_data():
     run = fit(policy(), Epochs(DATA, batch=5, epochs=2), SFT(), steps=100, lr=0.0)
     assert (run.stopped, run.steps) == ("data", 6)
+
+
+def test_weights_that_are_nan_from_the_start_are_told_by_the_loss():
+    one = policy()
+    with torch.no_grad():
+        one.model.get_input_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match="step 1: the loss is nan"):
+        fit(one, [DATA[:2]], SFT(), steps=1, lr=1e-3)
+
+
+@pytest.mark.parametrize(("batches", "message"), [([], "there is none"), ([[]], "step 1 has no examples")])
+def test_batches_without_examples_are_refused_and_the_folder_stays_free(batches, message, tmp_path):
+    for _ in range(2):
+        with pytest.raises(UsageError, match=message):
+            fit(policy(), batches, SFT(), steps=1, lr=0.1, to=tmp_path)
+
+
+def test_a_disk_that_is_full_is_named_and_the_older_checkpoint_resumes(tmp_path, tmpfs):
+    disk = tmpfs(tmp_path / "disk", "size=400k")
+    run = {"to": disk / "run", "save_every": 1, "keep": 9, "steps": 6, "lr": 1e-2}
+    with pytest.raises(StorageError, match=r"cannot write the checkpoint.*older ones are whole"):
+        fit(droppy(), Epochs(DATA, batch=5), SFT(), **run)
+    kept = checkpoint.found(disk / "run")
+    assert kept
+    assert not list(disk.rglob("*.partial"))
+    shutil.rmtree(kept[0])  # room for one more
+    resumed, whole = droppy(), droppy()
+    made = fit(resumed, Epochs(DATA, batch=5), SFT(), resume=True, **(run | {"keep": 1}))
+    fit(whole, Epochs(DATA, batch=5), SFT(), steps=6, lr=1e-2)
+    assert made.steps == 6
+    assert same(resumed, whole)
+
+
+def test_a_checkpoint_keeps_the_random_state_of_a_gpu(tmp_path, monkeypatch):
+    """With a generator of this test in place of the GPU's, which the machine need not have."""
+    gpu, home = torch.Generator().manual_seed(5), Engine(device=torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: gpu.get_state())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: gpu.set_state(state))
+    modules = torch.nn.ModuleDict({"policy": torch.nn.Linear(2, 2)})
+    training = checkpoint.Training(modules=modules, optimizer=torch.optim.SGD(modules.parameters()))
+    path = checkpoint.save(tmp_path, 1, training, {}, home, 1)
+    drawn = torch.rand(4, generator=gpu)
+    checkpoint.load(path, training, home)
+    assert torch.equal(torch.rand(4, generator=gpu), drawn)
 
 
 def test_a_full_disk_leaves_the_older_checkpoint_whole(tmp_path):

@@ -7,7 +7,7 @@ knew. The loss is that of ``SFT`` over both; the two are measured apart, so doma
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,9 +63,24 @@ class Replayed:
     """
 
     def __init__(
-        self, domain: list[Batch], general: list[Batch], *, share: float = 0.05, batch: int, seed: int = 0
+        self,
+        domain: Sequence[Batch],
+        general: Sequence[Batch],
+        *,
+        share: float = 0.05,
+        batch: int,
+        seed: int = 0,
+        shuffle: bool = True,
     ) -> None:
         """Begins; the default share is the paper's for a weak shift of distribution.
+
+        Args:
+            domain: What is learned.
+            general: What is replayed.
+            share: Of the examples of a step that are general.
+            batch: Examples of one optimizer step, over all ranks.
+            seed: Of both orders.
+            shuffle: Whether to draw orders.
 
         Raises:
             ConfigError: The share is not in (0, 1).
@@ -74,8 +89,8 @@ class Replayed:
             raise ConfigError(f"replay.share: {share} is not in (0, 1)")
         self.share, self.batch, self._step = share, batch, 0
         self._domain, self._general = (
-            Epochs(domain, batch=1, seed=seed),
-            Epochs(general, batch=1, seed=seed + 1),
+            Epochs(domain, batch=1, seed=seed, shuffle=shuffle),
+            Epochs(general, batch=1, seed=seed + 1, shuffle=shuffle),
         )
 
     def __iter__(self) -> Iterator[list[Batch]]:
@@ -88,7 +103,7 @@ class Replayed:
         self._step += 1
         count = after - before
         drawn = [(self._domain, 0)] * (self.batch - count) + [(self._general, 1)] * count
-        return [_marked(next(stream)[0], mark) for stream, mark in drawn]
+        return [marked(next(stream)[0], mark) for stream, mark in drawn]
 
     def state_dict(self) -> dict[str, Any]:
         """The positions."""
@@ -105,9 +120,14 @@ class Replayed:
         self._general.load_state_dict(state["general"])
 
 
-def _marked(example: Batch, mark: int) -> Batch:
+def marked(example: Batch, replay: int) -> Batch:
+    """An example as one of the domain, 0, or a replayed one, 1.
+
+    >>> marked(Batch.of([[1, 2]]), 1).per_sequence["replay"]
+    tensor([1])
+    """
     return replace(
-        example, per_sequence={**example.per_sequence, "replay": torch.full((len(example),), mark)}
+        example, per_sequence={**example.per_sequence, "replay": torch.full((len(example),), replay)}
     )
 
 

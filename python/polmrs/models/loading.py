@@ -170,6 +170,7 @@ def save(
             policy.tokenizer.pad_token_id
         )  # where transformers looks for a sequence's end
     model.save_pretrained(partial, state_dict=weights)
+    (partial / "README.md").unlink(missing_ok=True)  # peft's card, a form that nobody has filled in
     if policy.tokenizer is not None:
         policy.tokenizer.save_pretrained(partial)
     if out.exists():

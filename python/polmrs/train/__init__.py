@@ -6,9 +6,10 @@
 """
 
 from polmrs.train.evaluation import Evaluation
+from polmrs.train.following import Reference
 from polmrs.train.loop import Run, fit
 from polmrs.train.objective import Objective
 from polmrs.train.optimizers import Group, Optim
 from polmrs.train.schedules import Schedule
 
-__all__ = ["Evaluation", "Group", "Objective", "Optim", "Run", "Schedule", "fit"]
+__all__ = ["Evaluation", "Group", "Objective", "Optim", "Reference", "Run", "Schedule", "fit"]

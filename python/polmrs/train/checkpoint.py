@@ -1,9 +1,9 @@
 """Checkpoints of training: safetensors and JSON, whole or not there, from which a run goes on bit for bit.
 
-``FOLDER/checkpoints/STEP/`` holds ``state.safetensors`` (trainable weights and buffers, the optimizer's state, the CPU's
-random state of every rank, averaged weights) and ``state.json`` (step, position in the data, scalars). Weights that are not
-trained are not written. Names are those of the modules, tensors are whole, so a run may resume on another number of
-ranks; the random states then begin anew.
+``FOLDER/checkpoints/STEP/`` holds ``state.safetensors`` (trainable weights and buffers, the optimizer's state, the random state
+of every rank's CPU and GPU, averaged weights and those of a moving reference) and ``state.json`` (step, position in the data,
+scalars). Weights that are not trained are not written. Names are those of the modules, tensors are whole, so a run may resume on
+another number of ranks; the random states then begin anew.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import nn
 
 from polmrs.engine import Engine, put, whole
 from polmrs.errors import CheckpointError, StorageError
+from polmrs.train.following import Following
 
 Tensor = torch.Tensor
 SCHEMA = "polmrs.train.state/1"
@@ -36,8 +37,13 @@ class Training:
     modules: nn.ModuleDict
     """The policy and the objective's own weights."""
     optimizer: torch.optim.Optimizer
-    average: dict[str, Tensor] = field(default_factory=dict)
-    """Averaged weights by name, if asked for."""
+    following: dict[str, Following] = field(default_factory=dict)
+    """``average`` and ``reference``, if asked for."""
+
+    @property
+    def average(self) -> dict[str, Tensor]:
+        """Averaged weights by name."""
+        return self.following["average"].tensors if "average" in self.following else {}
 
 
 def save(
@@ -49,8 +55,7 @@ def save(
         StorageError: It cannot be written; older checkpoints are as they were.
     """
     tensors, scalars = _taken(training)
-    for rank, generator in enumerate(_random_states(engine)):
-        tensors[f"random/{rank}"] = generator
+    tensors |= _random_states(engine)
     out = folder / "checkpoints" / f"{step:08d}"
     if engine.rank == 0:
         state = {"schema": SCHEMA, "step": step, "world": engine.world, "optimizer": scalars, **extra}
@@ -95,18 +100,20 @@ def load(path: Path, training: Training, engine: Engine) -> dict[str, Any]:
         raise CheckpointError(f"{path}: schema {state.get('schema')!r}, not {SCHEMA!r}")
     _put_weights(path, training, tensors)
     _put_optimizer(training, tensors, state["optimizer"])
-    for name in training.average:
-        training.average[name].copy_(tensors[f"average/{name}"])
+    _put_following(path, training, tensors)
     if state["world"] == engine.world:
         torch.set_rng_state(tensors[f"random/{engine.rank}"])
+        if engine.device.type == "cuda" and (gpu := tensors.get(f"random_gpu/{engine.rank}")) is not None:
+            torch.cuda.set_rng_state(gpu, engine.device)
     kind, words, gauss = state["python_random"]
     random.setstate((kind, tuple(words), gauss))
     return state
 
 
 def _named(training: Training) -> dict[str, Tensor]:
-    kept: dict[str, Tensor] = {n: p for n, p in training.modules.named_parameters() if p.requires_grad}
+    # The state dict first: it puts shards back in their places, which an evaluation leaves gathered.
     persistent = training.modules.state_dict(keep_vars=True)
+    kept: dict[str, Tensor] = {n: p for n, p in training.modules.named_parameters() if p.requires_grad}
     return kept | {n: b for n, b in training.modules.named_buffers() if n in persistent}
 
 
@@ -119,8 +126,8 @@ def _taken(training: Training) -> tuple[dict[str, Tensor], dict[str, dict[str, A
                 tensors[f"optimizer/{name}/{key}"] = whole(value).contiguous()
             else:
                 scalars.setdefault(name, {})[key] = value
-    for name, value in training.average.items():
-        tensors[f"average/{name}"] = whole(value)
+    for kind, one in training.following.items():
+        tensors |= {f"{kind}/{name}": whole(value).contiguous() for name, value in one.tensors.items()}
     return tensors, scalars
 
 
@@ -137,6 +144,15 @@ def _put_weights(path: Path, training: Training, tensors: dict[str, Tensor]) -> 
             into.copy_(put(into, tensors[f"weights/{name}"]))
 
 
+def _put_following(path: Path, training: Training, tensors: dict[str, Tensor]) -> None:
+    for kind, one in training.following.items():
+        for name, into in one.tensors.items():
+            if f"{kind}/{name}" not in tensors:
+                raise CheckpointError(f"{path}: has no {kind} of {name}; the run that is resumed kept none")
+            with torch.no_grad():
+                into.copy_(put(into, tensors[f"{kind}/{name}"]))
+
+
 def _put_optimizer(
     training: Training, tensors: dict[str, Tensor], scalars: dict[str, dict[str, Any]]
 ) -> None:
@@ -147,6 +163,9 @@ def _put_optimizer(
     for full, value in tensors.items():
         if not full.startswith("optimizer/"):
             continue
+        value = (
+            value.clone()
+        )  # not a map of the file, whose place on the disk would stay taken after its deletion
         name, _, key = full.removeprefix("optimizer/").rpartition("/")
         like = parameters[name]
         state[like][key] = put(like, value) if value.shape == like.shape else value.to(_home(like, value))
@@ -157,13 +176,19 @@ def _home(like: Tensor, value: Tensor) -> torch.device:
     return torch.device("cpu") if value.ndim == 0 else like.device
 
 
-def _random_states(engine: Engine) -> list[Tensor]:
-    mine = torch.get_rng_state()
-    if engine.world == 1:
-        return [mine]
-    all_states = [torch.empty_like(mine, device=engine.device) for _ in range(engine.world)]
-    dist.all_gather(all_states, mine.to(engine.device))
-    return [state.cpu() for state in all_states]
+def _random_states(engine: Engine) -> dict[str, Tensor]:
+    """``random/RANK`` of every CPU, ``random_gpu/RANK`` of every GPU."""
+    mine = {"random": torch.get_rng_state()}
+    if engine.device.type == "cuda":
+        mine["random_gpu"] = torch.cuda.get_rng_state(engine.device)
+    found: dict[str, Tensor] = {}
+    for kind, state in mine.items():
+        every = [state]
+        if engine.world > 1:
+            every = [torch.empty_like(state, device=engine.device) for _ in range(engine.world)]
+            dist.all_gather(every, state.to(engine.device))
+        found |= {f"{kind}/{rank}": one.cpu() for rank, one in enumerate(every)}
+    return found
 
 
 def _plain(state: tuple[Any, ...]) -> list[Any]:

@@ -14,13 +14,14 @@ from polmrs import config
 from polmrs.data.ragged import Batch
 from polmrs.engine import engine
 from polmrs.errors import ConfigError, NotFoundError, OutputExistsError, UsageError
-from polmrs.models import Packed, Padded, load
+from polmrs.models import Packed, Padded, Policy, load
 from polmrs.models.loading import auto_class, tokenizer
 from polmrs.train.estimate import estimate
 from polmrs.train.evaluation import Evaluation
 from polmrs.train.loop import Run, fit
 from polmrs.train.optimizers import Optim
 from polmrs.train.recipe import OBJECTIVES, Recipe, recipe, recipe_schema
+from polmrs.train.record import holds_run
 from polmrs.train.supply import Supply, head_of, micro_batches, prepare
 from polmrs.train.trackers import tracker
 
@@ -62,7 +63,7 @@ def schema(arguments: Sequence[str], *, color: bool = False) -> str:
 def train(of: Recipe, *, resume: bool = False) -> Run:
     """A run from its recipe: data, policy, ``fit``, ``run.yml`` and ``loss.png`` in its folder."""
     home, folder = engine(of.engine), Path(of.to)
-    if not resume and (folder / "metrics.jsonl").exists():
+    if not resume and holds_run(folder):
         raise OutputExistsError(
             f"to: {folder} holds a run; go on with it by --resume, or name another folder"
         )
@@ -71,6 +72,8 @@ def train(of: Recipe, *, resume: bool = False) -> Run:
     head = head_of(of, made.classes)
     door = Packed() if of.door == "packed" else Padded(pad_id=tokens.pad_token_id or 0)
     policy = load(of.model, head=head, door=door, attention=of.attention, seed=of.seed)
+    if of.lora is not None:
+        policy = Policy(of.lora.on(policy.model, head, of.seed), policy.tokenizer, door=door)
     if made.classes:
         policy.config.id2label = dict(enumerate(made.classes))
         policy.config.label2id = {name: i for i, name in enumerate(made.classes)}
@@ -78,8 +81,9 @@ def train(of: Recipe, *, resume: bool = False) -> Run:
     if home.rank == 0:
         sys.stderr.write(f"{made.account}\n")
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "run.yml").write_text(config.dumps(of.resolved), encoding="utf-8")
-        listeners = [tracker(name, folder, of.resolved) for name in of.track]
+        resolved = of.resolved | {"classes": list(made.classes) or None}
+        (folder / "run.yml").write_text(config.dumps(resolved), encoding="utf-8")
+        listeners = [tracker(name, folder, resolved) for name in of.track]
     held = of.held_out
     evaluation = None
     if held is not None:
@@ -135,6 +139,7 @@ def look(of: Recipe, *, color: bool = False) -> str:
         largest = max(largest, *(_size(of, batch) for batch in micros))
     first = next(micro_batches(of, made.epochs(of), 1, world))[0]
     optim = Optim(name=of.optim) if isinstance(of.optim, str) else of.optim
+    replayed = f", {len(made.replayed)} to replay" if made.replayed else ""
     memory = estimate(
         _meta(of, made),
         optim,
@@ -148,7 +153,7 @@ def look(of: Recipe, *, color: bool = False) -> str:
             "",
             drawn(first, tokens, color=color),
             "",
-            f"{len(made.train)} examples to train on, {len(made.held_out)} held out",
+            f"{len(made.train)} examples to train on, {len(made.held_out)} held out{replayed}",
             f"{steps} steps of {of.batch} examples, {total} tokens in all; {largest} in the largest micro-batch",
             f"about {memory}",
         ]
@@ -171,7 +176,8 @@ def _meta(of: Recipe, made: Supply) -> Any:
     for key, value in asked.items():
         setattr(settings, key, value)
     with torch.device("meta"):
-        return kind.from_config(settings, dtype=torch.float32)
+        model = kind.from_config(settings, dtype=torch.float32)
+        return model if of.lora is None else of.lora.on(model, head, of.seed)
 
 
 def _context(of: Recipe) -> int | None:

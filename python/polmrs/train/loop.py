@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from polmrs.data.ragged import Batch
 from polmrs.engine import Engine, threads, whole
@@ -23,9 +24,10 @@ from polmrs.models import Policy
 from polmrs.models import save as save_model
 from polmrs.train import checkpoint
 from polmrs.train.evaluation import Evaluation, Stopper, measure
+from polmrs.train.following import Reference, average_of, averaged, reference_of
 from polmrs.train.objective import Objective
 from polmrs.train.optimizers import Optim
-from polmrs.train.record import Listener, Record, Row
+from polmrs.train.record import Listener, Record, Row, holds_run
 from polmrs.train.schedules import Schedule, Shape
 from polmrs.train.step import Precision, Stepper
 
@@ -64,6 +66,7 @@ def fit(
     activation_checkpointing: bool = True,
     evaluation: Evaluation | None = None,
     average: float | None = None,
+    reference: Reference | None = None,
     engine: Engine | str | None = None,
     num_threads: int | None = None,
     seed: int = 0,
@@ -89,7 +92,8 @@ def fit(
         precision: Autocast to half precision; weights, gradients and optimizer stay as they are. ``fp16`` scales the loss.
         activation_checkpointing: Compute the activations of each block again in the backward pass (arXiv:1604.06174).
         evaluation: Held-out examples, and when to look at them.
-        average: The decay of an exponential moving average of the weights, kept in CPU memory.
+        average: The decay of an exponential moving average of the weights, kept in CPU memory and saved in ``average`` at the end.
+        reference: A reference policy that is to keep up with this one.
         engine: ``one``, ``ddp``, ``fsdp2``, or an engine; by default what the launcher set up.
         num_threads: Of torch on the CPU; by default one for a tiny model.
         seed: Of dropout and noise; each rank has its own.
@@ -103,7 +107,7 @@ def fit(
     Raises:
         NonFiniteError: Loss or gradient is NaN or infinite. The weights before that step are saved, and the batch.
         OutputExistsError: ``to`` holds a run, and ``resume`` is not set.
-        UsageError: Settings do not fit each other, or a whole step has no token that counts.
+        UsageError: Settings do not fit each other, there is no batch, or a whole step has no token that counts.
         StorageError: A checkpoint cannot be written; older ones stay.
 
     >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -146,7 +150,10 @@ def fit(
         )
         ending.callback(loop.close)
         loop.clip, loop.micro, loop.micro_tokens, loop.folder = clip, micro, micro_tokens, folder
-        loop.start_average(average)
+        if average is not None:
+            loop.training.following["average"] = average_of(modules, average)
+        if reference is not None:
+            loop.training.following["reference"] = reference_of(reference, policy, home)
         stopper = Stopper(evaluation)
         done = 0
         if folder is not None and resume and (last := checkpoint.found(folder)):
@@ -159,9 +166,13 @@ def fit(
         try:
             while done < steps:
                 examples = next(stream, None)
+                if examples is None and not done:
+                    raise UsageError("batches: there is none to train on")
                 if examples is None:
                     stopped = "data"
                     break
+                if not examples:
+                    raise UsageError(f"batches: that of step {done + 1} has no examples")
                 row = loop.step(done, examples)
                 done += 1
                 if evaluation is not None and (done % evaluation.every == 0 or done == steps):
@@ -179,18 +190,19 @@ def fit(
         if folder is not None:
             if not save_every or done % save_every:
                 checkpoint.save(folder, done, loop.training, loop.kept(stopper, batches), home, keep)
-            weights = model_weights(policy)
+            saved = {"model": model_weights(policy)}
+            if average is not None:
+                saved["average"] = averaged(policy, loop.training.average)
             if home.rank == 0:
-                save_model(policy, folder / "model", weights=weights, overwrite=True)
+                for name, weights in saved.items():
+                    save_model(policy, folder / name, weights=weights, overwrite=True)
             home.barrier()
     return Run(steps=done, stopped=stopped, rows=record.rows, state=state, average=loop.training.average)
 
 
 def model_weights(policy: Policy) -> dict[str, Tensor] | None:
     """The model's state dict gathered from shards; None where the model itself is whole. Every rank calls it."""
-    from torch.distributed.tensor import DTensor
-
-    if not any(isinstance(p, DTensor) for p in policy.parameters()):
+    if not isinstance(policy, FSDPModule):
         return None
     return {name: whole(tensor) for name, tensor in policy.model.state_dict().items()}
 
@@ -212,7 +224,7 @@ def _training(policy: Policy, recompute: bool) -> Iterator[None]:
 
 
 def _open(folder: Path, resume: bool, engine: Engine) -> None:
-    if not resume and (folder / "metrics.jsonl").exists():
+    if not resume and holds_run(folder):
         raise OutputExistsError(
             f"to: {folder} holds a run; pass resume=True to go on with it, or another folder"
         )

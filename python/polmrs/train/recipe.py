@@ -2,7 +2,7 @@
 
 | verb       | learns                | records                                                  | objectives |
 |------------|-----------------------|----------------------------------------------------------|------------|
-| `sft`      | a language model      | prompt-completion or text; others become the former      | `sft` |
+| `sft`      | a language model      | prompt-completion or text; others become the former      | `sft`; `continual`, with `replay` |
 | `classify` | a head of C outputs   | any text, with its class in the column ``label``         | `classification` |
 | `reward`   | a head of one output  | pairs, rankings; rankings alone for the last three       | `bradley_terry`, `plackett_luce`, `regression`, `likert` |
 | `prm`      | a head for each step  | steps with labels                                        | `process_reward` |
@@ -18,7 +18,8 @@ from polmrs.align import BradleyTerry, Likert, PlackettLuce, ProcessReward, Regr
 from polmrs.config import into, nearest, plain, schema
 from polmrs.data.encoding import TooLong
 from polmrs.errors import ConfigError
-from polmrs.finetune import SFT, Classification
+from polmrs.finetune import SFT, Classification, Continual
+from polmrs.train.adapter import LoRA
 from polmrs.train.objective import Objective
 from polmrs.train.optimizers import Optim
 from polmrs.train.schedules import Schedule, Shape
@@ -27,7 +28,7 @@ from polmrs.train.step import Precision
 Files: TypeAlias = str | list[str]
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
-    "sft": {"sft": SFT},
+    "sft": {"sft": SFT, "continual": Continual},
     "classify": {"classification": Classification},
     "reward": {
         "bradley_terry": BradleyTerry,
@@ -62,6 +63,24 @@ class HeldOut:
             raise ConfigError("held_out: data or share, one of them")
         if self.share is not None and not 0 < self.share < 1:
             raise ConfigError(f"held_out.share: {self.share} is not in (0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """General examples among those of the domain, against forgetting: continual pre-training (arXiv:2403.08763).
+
+    >>> Replay(data="general.jsonl").share
+    0.05
+    """
+
+    data: Files
+    share: float = 0.05
+    """Of the examples of a step, over steps; the paper's for a weak shift of distribution."""
+    format: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ConfigError(f"replay.share: {self.share} is not in (0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +119,10 @@ class Recipe:
     """The column of the class, for ``classify``."""
     classes: list[str] | None = None
     """Their order; that of the alphabet unless given."""
+    replay: Replay | None = None
+    """Makes ``sft`` continual pre-training, in which domain and replayed text are measured apart."""
+    lora: LoRA | None = None
+    """Trains an adapter, and saves it alone."""
     held_out: HeldOut | None = None
     optim: str | Optim = "adamw"
     schedule: Shape | Schedule = "constant"
@@ -127,28 +150,40 @@ class Recipe:
                 raise ConfigError(f"{name}: {value} is not 1 or more")
 
     @property
-    def learned_by(self) -> Objective:
-        """The objective.
+    def objective_name(self) -> str:
+        """As given, or the verb's first; ``continual`` where there is ``replay``.
 
         Raises:
-            ConfigError: The verb has none of that name, or it has no such field.
+            ConfigError: The verb has none of that name, or it and ``replay`` do not go together.
         """
         known = OBJECTIVES[self.method]
-        fields = dict(self.objective)
-        name = fields.pop("name", next(iter(known)))
+        if self.replay is not None and "continual" not in known:
+            raise ConfigError(f"replay: for sft, not for {self.method}")
+        name = self.objective.get("name", next(iter(known)) if self.replay is None else "continual")
         if name not in known:
             raise ConfigError(
                 f"objective.name: {name!r} is none of {self.method}'s{nearest(str(name), known)}"
             )
-        made: Objective = into(known[name], fields, "objective")
+        if (name == "continual") != (self.replay is not None):
+            raise ConfigError(f"objective.name: {name!r}; continual, and no other, goes with replay")
+        return str(name)
+
+    @property
+    def learned_by(self) -> Objective:
+        """The objective.
+
+        Raises:
+            ConfigError: As ``objective_name``, or it has no such field.
+        """
+        fields = {key: value for key, value in self.objective.items() if key != "name"}
+        made: Objective = into(OBJECTIVES[self.method][self.objective_name], fields, "objective")
         return made
 
     @property
     def resolved(self) -> dict[str, Any]:
         """Every key with its value, as it goes into ``run.yml``."""
-        known = OBJECTIVES[self.method]
-        name = self.objective.get("name", next(iter(known)))
-        return plain(self) | {"objective": {"name": name, **asdict(self.learned_by)}}  # type: ignore[call-overload, no-any-return]
+        objective = {"name": self.objective_name, **asdict(self.learned_by)}  # type: ignore[call-overload]
+        return plain(self) | {"objective": objective}  # type: ignore[no-any-return]
 
 
 def recipe(method: str, values: Mapping[str, Any]) -> Recipe:

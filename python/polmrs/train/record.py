@@ -16,6 +16,12 @@ Listener: TypeAlias = Callable[[Row], None]
 log = logging.getLogger("polmrs")
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether a run in this folder has made a step."""
+    path = folder / "metrics.jsonl"
+    return path.exists() and path.stat().st_size > 0
+
+
 class Record:
     """Rows of a run, appended to ``FOLDER/metrics.jsonl`` and flushed one by one. A resumed run drops what came later.
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from polmrs.data.ragged import Batch
-from polmrs.engine import TINY, Engine, release, whole
+from polmrs.engine import TINY, Engine, release
 from polmrs.errors import NonFiniteError, UsageError
 from polmrs.models import Policy
 from polmrs.train import checkpoint, fused
@@ -55,7 +55,6 @@ class Stepper:
         self.training = checkpoint.Training(modules=modules, optimizer=optimizer)
         self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, None: None}[precision]
         self.scaler = torch.amp.GradScaler(engine.device.type, enabled=precision == "fp16")
-        self.decay = 0.0
         self.large = sum(p.numel() for p in policy.parameters()) >= TINY
 
     def step(self, done: int, examples: Sequence[Batch]) -> Row:
@@ -99,7 +98,8 @@ class Stepper:
             self._fail(done, "gradient norm", norm, Batch.cat(list(examples)))
         self.scaler.step(optimizer)
         self.scaler.update()
-        self._average()
+        for one in self.training.following.values():
+            one.after(done + 1)
         after = getattr(self.objective, "after_step", None)
         if after is not None:
             after(self.policy, self.state, done + 1)
@@ -159,23 +159,6 @@ class Stepper:
 
     def _autocast(self) -> Any:
         return nullcontext() if self.dtype is None else torch.autocast(self.engine.device.type, self.dtype)
-
-    def start_average(self, decay: float | None) -> None:
-        """Begins the moving average of trainable weights."""
-        if decay is None:
-            return
-        if not 0 <= decay < 1:
-            raise UsageError(f"average: {decay} is not in [0, 1)")
-        self.decay = decay
-        named = self.training.modules.named_parameters()
-        self.training.average.update({n: whole(p).clone() for n, p in named if p.requires_grad})
-
-    def _average(self) -> None:
-        if not self.training.average:
-            return
-        for name, p in self.training.modules.named_parameters():
-            if name in self.training.average:
-                self.training.average[name].lerp_(whole(p), 1 - self.decay)
 
     def _fail(self, done: int, what: str, value: float, batch: Batch) -> None:
         """Saves the weights from before the step and the batch, then stops. Only one rank may know of it, so nothing is

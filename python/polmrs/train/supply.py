@@ -17,6 +17,7 @@ from polmrs.data.ragged import Batch
 from polmrs.data.reading import read
 from polmrs.data.records import LanguageModelling, Preference, PromptCompletion, Ranked, Stepwise
 from polmrs.errors import ConfigError
+from polmrs.finetune.continual import Replayed, marked
 from polmrs.models.loading import Head, Scores, StepScores, Tokens
 from polmrs.train.objective import split
 from polmrs.train.recipe import Files, Recipe
@@ -27,20 +28,29 @@ class Supply:
     """The examples of a run."""
 
     train: tuple[Batch, ...]
+    replayed: tuple[Batch, ...]
+    """General examples, for ``replay``."""
     held_out: tuple[Batch, ...]
     classes: tuple[str, ...]
     """In the order of the head's outputs, for ``classify``."""
     account: str
     """How the files were read, and what was left out or cut."""
 
-    def epochs(self, recipe: Recipe) -> Epochs:
+    def epochs(self, recipe: Recipe) -> Epochs | Replayed:
         """The stream of steps."""
+        if recipe.replay is not None:
+            given: dict[str, Any] = {"batch": recipe.batch, "seed": recipe.seed, "shuffle": recipe.shuffle}
+            return Replayed(self.train, self.replayed, share=recipe.replay.share, **given)
         epochs = recipe.epochs or (1 if recipe.steps is None else None)
         return Epochs(self.train, batch=recipe.batch, seed=recipe.seed, shuffle=recipe.shuffle, epochs=epochs)
 
     def steps(self, recipe: Recipe) -> int:
-        """Optimizer steps of the run."""
-        return recipe.steps or (recipe.epochs or 1) * math.ceil(len(self.train) / recipe.batch)
+        """Optimizer steps of the run. With replay, an epoch is over when all of the domain has been seen."""
+        epochs = recipe.epochs or 1
+        if recipe.replay is not None:
+            share = recipe.batch * (1 - recipe.replay.share)
+            return recipe.steps or math.ceil(epochs * len(self.train) / share)
+        return recipe.steps or epochs * math.ceil(len(self.train) / recipe.batch)
 
 
 def head_of(recipe: Recipe, classes: Sequence[str]) -> Head:
@@ -60,9 +70,9 @@ def prepare(recipe: Recipe, tokenizer: Any, context: int | None) -> Supply:
     classes: list[str] = [] if recipe.classes is None else list(recipe.classes)
     accounts: list[str] = []
 
-    def made(files: Files, known: bool) -> list[Batch]:
+    def made(files: Files, known: bool, format: str | None = recipe.format) -> list[Batch]:
         source: Any = files
-        data = _kind_of(recipe, read(source, format=recipe.format, policy=recipe.policy, text=recipe.text))
+        data = _kind_of(recipe, read(source, format=format, policy=recipe.policy, text=recipe.text))
         found = examples(data.records, tokenizer, max_length=limit, too_long=recipe.too_long)
         accounts.append(str(data))
         accounts.extend(f"{origin}: {why}" for faults in (found.dropped, found.cut) for origin, why in faults)
@@ -74,19 +84,31 @@ def prepare(recipe: Recipe, tokenizer: Any, context: int | None) -> Supply:
         return list(_classed(found.batches, labels, classes, recipe.label))
 
     train = made(recipe.data, bool(classes))
+    general: list[Batch] = []
+    if recipe.replay is not None:
+        general = made(recipe.replay.data, True, recipe.replay.format)
     held: list[Batch] = []
+    held_general: list[Batch] = []
     if recipe.held_out is not None and recipe.held_out.data is not None:
         held = made(recipe.held_out.data, True)
     elif recipe.held_out is not None and recipe.held_out.share is not None:
         train, held = _apart(train, recipe.held_out.share, recipe.seed)
+        if general:
+            general, held_general = _apart(general, recipe.held_out.share, recipe.seed)
+    if general:
+        held = [marked(one, 0) for one in held] + [marked(one, 1) for one in held_general]
     if recipe.method == "classify" and len(classes) < 2:
         raise ConfigError(f"classes: {classes}; a classifier tells 2 or more apart")
     return Supply(
-        train=tuple(train), held_out=tuple(held), classes=tuple(classes), account="\n".join(accounts)
+        train=tuple(train),
+        replayed=tuple(general),
+        held_out=tuple(held),
+        classes=tuple(classes),
+        account="\n".join(accounts),
     )
 
 
-def micro_batches(recipe: Recipe, stream: Epochs, steps: int, world: int) -> Iterator[list[Batch]]:
+def micro_batches(recipe: Recipe, stream: Epochs | Replayed, steps: int, world: int) -> Iterator[list[Batch]]:
     """The micro-batches of the first rank in every step, which has the most examples."""
     for _, step in zip(range(steps), stream, strict=False):
         shares = split(step, rank=0, world=world, micro=recipe.micro, micro_tokens=recipe.micro_tokens)
@@ -95,11 +117,10 @@ def micro_batches(recipe: Recipe, stream: Epochs, steps: int, world: int) -> Ite
 
 def _kind_of(recipe: Recipe, data: Dataset) -> Dataset:
     """The records as the verb takes them."""
-    name = recipe.objective.get("name", "bradley_terry")
     if recipe.method == "prm":
         return data.to(Stepwise)
     if recipe.method == "reward":
-        if name in ("regression", "likert"):
+        if recipe.objective_name in ("regression", "likert"):
             return data.to(Ranked)
         tied = any(isinstance(one, Ranked) and len(set(one.scores)) < len(one.scores) for one in data)
         return data if data.kind is Ranked and not tied else data.to(Preference)
