@@ -12,7 +12,7 @@ BIN := .venv/bin
 RUST := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
 PEERS := $(patsubst peers/%.txt,%,$(wildcard peers/*.txt))
 # Small enough for every run of the tests.
-LIGHT := $(filter mergekit xllamacpp rouge-score bm25s langchain,$(PEERS))
+LIGHT := $(filter mergekit xllamacpp rouge-score bm25s langchain qdrant,$(PEERS))
 
 export PYTHON
 export VIRTUAL_ENV := $(CURDIR)/.venv
@@ -95,9 +95,9 @@ docs: .venv/.tools ## the documentation as a site in site/
 	@$(BIN)/uv pip install --quiet --constraint constraints.txt --requirements pyproject.toml --extra docs
 	@$(BIN)/zensical build --clean
 
-lock: .venv/.tools ## choose the newest versions: constraints.txt and peers/*.txt
+lock: .venv/.tools ## choose the newest versions: constraints.txt and peers/*.txt; KEEP=1: only add what is missing
 	$(say) 'resolving'
-	@tools/lock.sh
+	@tools/lock.sh $(if $(KEEP),--keep)
 
 clean: ## remove everything that make made
 	rm -rf .venv .peers .demo .bench target dist site python/polmrs/_core*.so

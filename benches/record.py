@@ -52,7 +52,7 @@ def record(out: Path, measurement: Measurement) -> None:
 
 @cache
 def commit() -> str:
-    """The commit of the sources, with a `+` if they have changed since; the history itself does not count."""
+    """The commit of the sources, with a `+` if they have changed since; what is measured does not count."""
     git = ["git", "--no-optional-locks", "-C", str(ROOT)]
     head = subprocess.run(
         [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
@@ -60,7 +60,9 @@ def commit() -> str:
     if head.returncode:
         return "unknown"
     changed = subprocess.run(
-        [*git, "status", "--porcelain", "--", ".", ":!benches/history.jsonl"], capture_output=True, check=True
+        [*git, "status", "--porcelain", "--", ".", ":!benches/history.jsonl", ":!benches/search_curves.json"],
+        capture_output=True,
+        check=True,
     )
     return head.stdout.strip() + ("+" if changed.stdout else "")
 

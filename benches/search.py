@@ -1,131 +1,191 @@
-"""Vector search on one thread beside faiss, hnswlib, usearch and turbovec: CPU time a query, recall, build, load, size.
+"""Search on one thread beside faiss, hnswlib, usearch, turbovec, bm25s and tantivy: CPU time a query, recall, build, load, size.
 
-    python benches/search.py [--only NAME] [--no-peers] [--reps N] [--out FILE] [--rows N] [--dim N] [--names NAME ...]
+    python benches/search.py [--only NAME] [--no-peers] [--reps N] [--out FILE] [--rows N] [--names NAME ...]
 
-NAME is `real` (20,000 MiniLM embeddings of `POLMRS_TEST_DATA`, if it names a folder) or `made` (clusters, see `tests/rag/made.py`).
+| NAME | searched |
+|---|---|
+| `real` | 20,000 MiniLM embeddings of `POLMRS_TEST_DATA`, if it names a folder |
+| `made` | 100,000 vectors of 384 in clusters (`tests/rag/made.py`) |
+| `wide` | 100,000 of 768, by all but graphs, which take minutes to build |
+| `words` | 20,000 texts (`search_words.py`), by words |
+
 `peers/ann.py` measures all in the form of ann-benchmarks. Every row is printed; a line of the history compares our fastest
-setting with the fastest of a peer, of those that reach a recall of the true ten.
+setting with the fastest of a peer, of those that reach a recall of the true ten. Rows of a set that was measured whole replace
+those in `search_curves.json` beside the history, of which `search_plot.py` makes pictures and a page.
 """
 
 import os
 
-os.environ["POLMRS_NUM_THREADS"] = "1"  # before the first call
+# Before the first call of anything. Peers inherit it.
+os.environ |= dict.fromkeys(
+    ("POLMRS_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), "1"
+)
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from polmrs import rag
-from record import HISTORY, ROOT, Measurement, record
+from record import HISTORY, ROOT, Measurement, commit, machine, record
 from turns import ask, is_built
 
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "peers"))
 from ann import Algorithm, K, measure
 from rag.made import clustered
+from search_ours import K1, B, Vectors, Words
+from search_words import best_ten, made_texts, text
 
+EF, PROBES = (16, 32, 48, 64, 96, 128, 256), (8, 16, 32, 64, 128)
 EXACT, NEARLY, GRAPH = 1.0, 0.999, 0.98
 """The recall that rows must reach: of exact scans, of quantized ones with defaults, of graphs and lists."""
-OURS = [
-    (rag.Flat(), (None,), EXACT),
-    (rag.Quantized(), (None,), NEARLY),
-    (rag.Quantized(bits=4), (None,), NEARLY),
-    (rag.Quantized(bits=8), (None,), NEARLY),
-    (rag.HNSW(), (16, 32, 48, 64, 96, 128, 256), GRAPH),
-    (rag.HNSW(codes="bf16"), (16, 32, 48, 64, 96, 128, 256), GRAPH),
-    (rag.IVF(), (8, 16, 32, 64, 128), GRAPH),
-]
-RIVALS = {
-    EXACT: ["faiss Flat"],
-    NEARLY: ["turbovec 4-bit + rescore"],
-    GRAPH: ["faiss HNSW", "faiss IVF", "hnswlib", "usearch bf16", "usearch f32"],
-}
-PACKAGES = {"faiss": "faiss-cpu"}
+ONE_THREAD = 1.1
+"""What a clock may see of one."""
 
 
-class _Polmrs(Algorithm):
-    """One of our kinds."""
+@dataclass(frozen=True)
+class Entry:
+    """One of ours, the recall that its setting must reach, and whom it is compared with."""
 
-    def __init__(self, kind: rag.Kind, arguments: Sequence[Any]) -> None:
-        self.kind, self.arguments, self.effort = kind, tuple(arguments), None
-        said = {"bits": "", "codes": ""} | {
-            key: getattr(kind, key) for key in ("bits", "codes") if hasattr(kind, key)
-        }
-        self.name = " ".join(filter(None, ["polmrs", type(kind).__name__, str(said["bits"]), said["codes"]]))
-
-    def fit(self, vectors: np.ndarray) -> None:
-        self.index = rag.Index(vectors.shape[1], metric="ip", kind=self.kind)
-        self.index.add(np.arange(len(vectors)), vectors)
-
-    def set_query_arguments(self, argument: Any) -> None:
-        self.effort = argument
-
-    def batch_query(self, queries: np.ndarray) -> np.ndarray:
-        return np.stack(self.index.search(queries, K, effort=self.effort).ids)
-
-    def query(self, query: np.ndarray) -> np.ndarray:
-        return np.asarray(self.index.search(query, K, effort=self.effort).ids)
-
-    def save(self, path: Path) -> None:
-        self.index.save(path)
-
-    def load(self, path: Path) -> None:
-        rag.Index.open(path)
+    algorithm: Algorithm
+    recall: float
+    rivals: tuple[str, ...]
 
 
-def real(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray] | None:
-    """Embeddings of real text, if they are at hand."""
+def ours(kinds: Sequence[rag.Kind]) -> list[Entry]:
+    """Entries of kinds of vector indexes."""
+    graphs = ("faiss HNSW", "hnswlib", "usearch bf16")
+    how: dict[type, tuple[tuple[Any, ...], float, tuple[str, ...]]] = {
+        rag.Flat: ((None,), EXACT, ("faiss Flat",)),
+        rag.Quantized: ((None,), NEARLY, ("turbovec 4-bit + rescore",)),
+        rag.HNSW: (EF, GRAPH, graphs),
+        rag.IVF: (PROBES, GRAPH, ("faiss IVF",)),
+    }
+    settings = [(kind, *how[type(kind)]) for kind in kinds]
+    return [Entry(Vectors(kind, arguments), *rest) for kind, arguments, *rest in settings]
+
+
+SCANS = [rag.Flat(), rag.Quantized(), rag.Quantized(bits=4), rag.Quantized(bits=8), rag.IVF()]
+SCANNERS = ["faiss Flat", "faiss IVF", "turbovec 4-bit + rescore"]
+
+
+def real(args: argparse.Namespace) -> None:
+    """Embeddings of real text, if they are at hand, by everyone."""
     folder = Path(os.environ.get("POLMRS_TEST_DATA", "")) / "minilm"
     if not (folder / "docs_f16.npy").exists():
         print("real: POLMRS_TEST_DATA names no folder with minilm in it")
-        return None
-    vectors, queries = (
-        np.load(folder / f"{name}_f16.npy").astype(np.float32) for name in ("docs", "queries")
-    )
-    return vectors[: args.rows or None], queries
+        return
+    docs, queries = (unit(np.load(folder / f"{name}_f16.npy")) for name in ("docs", "queries"))
+    graphs = [rag.HNSW(), rag.HNSW(codes="bf16")]
+    peers = [*SCANNERS, "faiss HNSW", "hnswlib", "usearch bf16", "usearch f32"]
+    compare("real", docs[: args.rows or None], queries, ours([*SCANS, *graphs]), peers, args)
 
 
-def made(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """Clusters of unit vectors."""
-    vectors, queries = (
-        clustered(args.rows or 100_000, args.dim, clusters=1000),
-        clustered(1000, args.dim, seed=1, clusters=1000),
-    )
-    return tuple(x / np.linalg.norm(x, axis=1, keepdims=True) for x in (vectors, queries))
+def made(args: argparse.Namespace) -> None:
+    """Clusters, by one graph of each library; those that are slowest to build are left to `real`."""
+    peers = [*SCANNERS, "faiss HNSW", "hnswlib", "usearch bf16"]
+    compare("made", *clusters(args, 384), ours([*SCANS, rag.HNSW()]), peers, args)
 
 
-def compare(name: str, vectors: np.ndarray, queries: np.ndarray, args: argparse.Namespace) -> None:
+def wide(args: argparse.Namespace) -> None:
+    """Twice as long."""
+    compare("wide", *clusters(args, 768), ours(SCANS), SCANNERS, args)
+
+
+def clusters(args: argparse.Namespace, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors, and queries like them."""
+    rows = args.rows or 100_000
+    return unit(clustered(rows, dim, clusters=1000)), unit(clustered(1000, dim, seed=1, clusters=1000))
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    x = x.astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def compare(
+    name: str,
+    vectors: np.ndarray,
+    queries: np.ndarray,
+    entries: list[Entry],
+    wanted: list[str],
+    args: argparse.Namespace,
+) -> None:
     """Measures everyone on these vectors."""
-    truth = np.stack(_exact(vectors).search(queries, K).ids)
+    exact = rag.Index(vectors.shape[1], metric="ip", kind=rag.Flat())
+    exact.add(np.arange(len(vectors)), vectors)
+    truth = np.stack(exact.search(queries, K).ids)
+    cases = {"names": [one for one in wanted if not args.names or one.split()[0] in args.names]}
+    peers = asked("ann", cases, args, vectors=vectors, queries=queries, truth=truth)
     size = f"{len(vectors) // 1000}k x {vectors.shape[1]}"
-    peers, versions = [], {}
-    if not args.no_peers and is_built("ann"):
-        cases = {"reps": args.reps, "names": args.names}
-        answer = ask("ann", "ann", cases, vectors=vectors, queries=queries, truth=truth)
-        peers, versions = answer.json["rows"], answer.json["versions"]
-    for row in peers:
+    conclude(name, size, entries, (vectors, queries, truth), peers, args)
+
+
+def by_words(args: argparse.Namespace) -> None:
+    """Texts, by words."""
+    bags, queries = made_texts(args.rows or 20_000, 1000)
+    truth = best_ten(bags, queries)
+    texts, asking = ([text(one) for one in some] for some in (bags, queries))
+    cases = {"documents": texts, "queries": asking, "k1": K1, "b": B}
+    peers = asked("words", cases, args, truth=truth)
+    entries = [Entry(Words(), NEARLY, ("bm25s", "tantivy"))]
+    conclude("words", f"{len(texts) // 1000}k texts", entries, (texts, asking, truth), peers, args)
+
+
+def asked(oracle: str, cases: dict[str, Any], args: argparse.Namespace, **arrays: Any) -> dict[str, Any]:
+    """The rows and versions of peers."""
+    if args.no_peers or not is_built("ann"):
+        return {"rows": [], "versions": {}}
+    answer: dict[str, Any] = ask("ann", oracle, {"reps": args.reps, **cases}, **arrays).json
+    for row in answer["rows"]:
         show(row)
-    for kind, arguments, target in OURS:
-        rows = measure(_Polmrs(kind, arguments), vectors, queries, truth, args.reps)
+    return answer
+
+
+def conclude(
+    name: str,
+    size: str,
+    entries: list[Entry],
+    given: tuple[Any, Any, np.ndarray],
+    peers: dict[str, Any],
+    args: argparse.Namespace,
+) -> None:
+    """Measures ours, and writes lines and rows."""
+    everyone = list(peers["rows"])
+    for entry in entries:
+        rows = measure(entry.algorithm, *given, args.reps)
         for row in rows:
             show(row)
-        ours = best(rows, target)
-        if ours is None:
-            print(f"{rows[0]['name']}: no setting has a recall of {target}")
+        everyone += rows
+        mine = best(rows, entry.recall)
+        if mine is None:
+            print(f"{rows[0]['name']}: no setting has a recall of {entry.recall}")
             continue
-        title = f"search.{name}.{ours['name'].removeprefix('polmrs ').lower().replace(' ', '.')}"
-        rivals = [best([row for row in peers if row["name"] == rival], target) for rival in RIVALS[target]]
+        title = f"search.{name}.{mine['name'].removeprefix('polmrs ').lower().replace(' ', '.')}"
+        # tantivy rounds lengths, so its ten are others, whatever one sets.
+        least = 0.0 if name == "words" else entry.recall
+        rivals = [
+            best([row for row in peers["rows"] if row["name"] == rival], least) for rival in entry.rivals
+        ]
         for rival in [one for one in rivals if one] or [None]:
-            note(args.out, title, size, ours, rival, versions)
-
-
-def _exact(vectors: np.ndarray) -> rag.Index:
-    index = rag.Index(vectors.shape[1], metric="ip", kind=rag.Flat())
-    index.add(np.arange(len(vectors)), vectors)
-    return index
+            note(args.out, title, size, mine, rival, peers["versions"])
+    args.busy += sorted({row["name"] for row in everyone if row["threads"] > ONE_THREAD})
+    if peers["rows"] and not args.rows and not args.names:
+        curves = args.out.with_name("search_curves.json")
+        known = json.loads(curves.read_text()) if curves.exists() else {}
+        about = {
+            "commit": commit(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": machine(),
+        }
+        known[name] = {"size": size, **about, "versions": peers["versions"], "rows": everyone}
+        curves.write_text(json.dumps(known, indent=1) + "\n")
 
 
 def best(rows: list[dict[str, Any]], target: float) -> dict[str, Any] | None:
@@ -142,23 +202,25 @@ def note(
     rival: dict[str, Any] | None,
     versions: dict[str, str],
 ) -> None:
-    """A line for queries in a batch, one for a query alone, one for the build."""
+    """A line each for queries in a batch, a query alone, the build, opening a file, and its size."""
     for what, key, unit in (
         ("batch", "batch_us", "us"),
         ("single", "single_us", "us"),
         ("build", "build_s", "s"),
+        ("load", "load_ms", "ms"),
+        ("file", "bytes", "B"),
     ):
-        package = rival and PACKAGES.get(rival["name"].split()[0], rival["name"].split()[0])
+        package = rival and {"faiss": "faiss-cpu"}.get(rival["name"].split()[0], rival["name"].split()[0])
         record(
             out,
             Measurement(
                 name=f"{title}.{what}",
                 size=size,
-                median=ours[key],
+                median=float(ours[key]),
                 unit=unit,
                 peer=rival and rival["name"],
                 peer_version=rival and versions[package],
-                peer_median=rival and rival[key],
+                peer_median=rival and float(rival[key]),
                 ratio=rival and rival[key] / max(ours[key], 1e-9),
             ),
         )
@@ -170,24 +232,27 @@ def show(row: dict[str, Any]) -> None:
     print(
         f"{row['name']:26} {argument!s:>5}  recall {row['recall']:.4f}  batch {1e6 / row['batch_us']:8.0f} QPS"
         f"  alone {1e6 / row['single_us']:8.0f} QPS  build {row['build_s']:7.2f} s  load {row['load_ms']:7.1f} ms"
-        f"  {row['bytes'] / 1e6:7.1f} MB"
+        f"  {row['bytes'] / 1e6:7.1f} MB  {row['threads']:.2f} threads"
     )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Vector search beside other libraries.")
-    parser.add_argument("--only", choices=["real", "made"], help="one set of vectors")
+    sets = {"real": real, "made": made, "wide": wide, "words": by_words}
+    parser = argparse.ArgumentParser(description="Search beside other libraries.")
+    parser.add_argument("--only", choices=list(sets), help="one set")
     parser.add_argument("--no-peers", action="store_true", help="leave the peers out")
     parser.add_argument("--names", nargs="*", help="these peers alone: faiss, hnswlib, usearch, turbovec")
-    parser.add_argument("--reps", type=int, default=5, help="runs of each measurement")
-    parser.add_argument("--rows", type=int, help="vectors, instead of all (real) or 100,000 (made)")
-    parser.add_argument("--dim", type=int, default=384, help="the length of made vectors")
+    parser.add_argument("--reps", type=int, default=3, help="runs of each measurement")
+    parser.add_argument("--rows", type=int, help="vectors or texts, instead of all")
     parser.add_argument("--out", type=Path, default=HISTORY, help="the file of JSON lines to add to")
     args = parser.parse_args()
-    for name, vectors in {"real": real, "made": made}.items():
-        if args.only in (None, name) and (both := vectors(args)) is not None:
-            compare(name, *both, args)
-    return 0
+    args.busy = []
+    for name, work in sets.items():
+        if args.only in (None, name):
+            work(args)
+    for name in args.busy:
+        print(f"{name} was at work on more than one thread", file=sys.stderr)
+    return 1 if args.busy else 0
 
 
 if __name__ == "__main__":

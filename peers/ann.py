@@ -1,12 +1,13 @@
-"""One measure for every vector index, in the form of ann-benchmarks: fit, set_query_arguments, query, batch_query.
+"""One measure for every index, in the form of ann-benchmarks: fit, set_query_arguments, query, batch_query.
 
-Time is CPU time of this process, so that a busy machine and threads that spin do not flatter anyone.
+Time is CPU time of this process, so that a busy machine and threads that spin do not flatter anyone. A row also says how many
+threads were at work, CPU seconds over those of the clock: one, if all are compared fairly.
 """
 
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,47 +24,61 @@ class Algorithm(ABC):
     arguments: tuple[Any, ...] = (None,)
 
     @abstractmethod
-    def fit(self, vectors: np.ndarray) -> None:
-        """Index float32 rows of unit length, by inner product."""
+    def fit(self, items: Any) -> None:
+        """Index float32 rows of unit length, by inner product; or texts."""
 
     @abstractmethod
     def set_query_arguments(self, argument: Any) -> None:
         """Choose how far to look."""
 
     @abstractmethod
-    def batch_query(self, queries: np.ndarray) -> np.ndarray:
-        """[n, 10] row numbers."""
+    def batch_query(self, queries: Any) -> np.ndarray:
+        """[n, 10] row numbers; -1 where there are fewer hits."""
 
-    def query(self, query: np.ndarray) -> np.ndarray:
+    def query(self, query: Any) -> np.ndarray:
         """[10] row numbers."""
         return self.batch_query(query[None])[0]
 
     @abstractmethod
     def save(self, path: Path) -> None:
-        """Write one file."""
+        """Write a file, or a folder."""
 
     @abstractmethod
     def load(self, path: Path) -> None:
         """Read it, as fast as it goes."""
 
 
-def cpu(work: Callable[[], Any]) -> float:
-    """CPU seconds of one call."""
-    begun = time.process_time()
-    work()
-    return time.process_time() - begun
+class Clock:
+    """CPU seconds of calls, and how many threads they had."""
+
+    def __init__(self) -> None:
+        self.cpu = self.wall = 0.0
+
+    def __call__(self, work: Callable[[], Any]) -> float:
+        """CPU seconds of one call."""
+        cpu, wall = time.process_time(), time.perf_counter()
+        work()
+        taken = time.process_time() - cpu
+        self.cpu, self.wall = self.cpu + taken, self.wall + time.perf_counter() - wall
+        return taken
+
+    @property
+    def threads(self) -> float:
+        """At work at once, over all calls."""
+        return self.cpu / self.wall
 
 
 def measure(
-    algorithm: Algorithm, vectors: np.ndarray, queries: np.ndarray, truth: np.ndarray, reps: int
+    algorithm: Algorithm, items: Sequence[Any], queries: Sequence[Any], truth: np.ndarray, reps: int
 ) -> list[dict[str, Any]]:
-    """A row for each setting: CPU microseconds a query in a batch and alone, recall; build, load and size."""
-    built = cpu(lambda: algorithm.fit(vectors))
+    """A row for each setting: CPU microseconds a query in a batch and alone, recall; build, load, size and threads."""
+    cpu = Clock()
+    built = cpu(lambda: algorithm.fit(items))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "index"
         algorithm.save(path)
-        size = path.stat().st_size if path.exists() else 0
-        loaded = cpu(lambda: algorithm.load(path)) if size else 0.0
+        size = sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
+        loaded = cpu(lambda: algorithm.load(path))
     rows, alone = [], queries[:200]
     for argument in algorithm.arguments:
         algorithm.set_query_arguments(argument)
@@ -83,4 +98,4 @@ def measure(
                 "bytes": size,
             }
         )
-    return rows
+    return [{**row, "threads": cpu.threads} for row in rows]

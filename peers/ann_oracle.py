@@ -1,6 +1,6 @@
 """Vector indexes of others: `.peers/ann/bin/python peers/ann_oracle.py FOLDER`.
 
-Reads FOLDER/in.npz (`vectors`, `queries`, `truth`) and FOLDER/cases.json (`reps`), writes FOLDER/out.json: the rows of
+Reads FOLDER/in.npz (`vectors`, `queries`, `truth`) and FOLDER/cases.json (`names`, `reps`), writes FOLDER/out.json: the rows of
 `ann.measure` for each, and their versions. One thread.
 """
 
@@ -26,12 +26,12 @@ class _Faiss(Algorithm):
     def __init__(self, name: str, factory: str, arguments: tuple[Any, ...] = (None,)) -> None:
         self.name, self.factory, self.arguments = name, factory, arguments
 
-    def fit(self, vectors: np.ndarray) -> None:
-        self.index = faiss.index_factory(vectors.shape[1], self.factory, faiss.METRIC_INNER_PRODUCT)
+    def fit(self, items: np.ndarray) -> None:
+        self.index = faiss.index_factory(items.shape[1], self.factory, faiss.METRIC_INNER_PRODUCT)
         if self.factory.startswith("HNSW"):
             self.index.hnsw.efConstruction = 200
-        self.index.train(vectors)
-        self.index.add(vectors)
+        self.index.train(items)
+        self.index.add(items)
 
     def set_query_arguments(self, argument: Any) -> None:
         if argument is not None:
@@ -51,10 +51,10 @@ class _Faiss(Algorithm):
 class _Hnswlib(Algorithm):
     name, arguments = "hnswlib", EF
 
-    def fit(self, vectors: np.ndarray) -> None:
-        self.index = hnswlib.Index("ip", vectors.shape[1])
-        self.index.init_index(len(vectors), M=16, ef_construction=200)
-        self.index.add_items(vectors, num_threads=1)
+    def fit(self, items: np.ndarray) -> None:
+        self.index = hnswlib.Index("ip", items.shape[1])
+        self.index.init_index(len(items), M=16, ef_construction=200)
+        self.index.add_items(items, num_threads=1)
 
     def set_query_arguments(self, argument: Any) -> None:
         self.index.set_ef(argument)
@@ -75,11 +75,11 @@ class _Usearch(Algorithm):
     def __init__(self, dtype: str) -> None:
         self.name, self.dtype = f"usearch {dtype}", dtype
 
-    def fit(self, vectors: np.ndarray) -> None:
+    def fit(self, items: np.ndarray) -> None:
         self.index = USearch(
-            ndim=vectors.shape[1], metric="ip", dtype=self.dtype, connectivity=16, expansion_add=200
+            ndim=items.shape[1], metric="ip", dtype=self.dtype, connectivity=16, expansion_add=200
         )
-        self.index.add(np.arange(len(vectors)), vectors, threads=1)
+        self.index.add(np.arange(len(items)), items, threads=1)
 
     def set_query_arguments(self, argument: Any) -> None:
         self.index.expansion_search = argument
@@ -103,10 +103,10 @@ class _Turbovec(Algorithm):
     def __init__(self, bits: int) -> None:
         self.name, self.bits = f"turbovec {bits}-bit + rescore", bits
 
-    def fit(self, vectors: np.ndarray) -> None:
-        self.vectors = vectors
-        self.index = turbovec.TurboQuantIndex(vectors.shape[1], self.bits)
-        self.index.add(vectors)
+    def fit(self, items: np.ndarray) -> None:
+        self.vectors = items
+        self.index = turbovec.TurboQuantIndex(items.shape[1], self.bits)
+        self.index.add(items)
         self.index.prepare()
 
     def set_query_arguments(self, argument: Any) -> None:
@@ -141,7 +141,7 @@ def main() -> None:
     rows = [
         row
         for one in contestants
-        if not cases["names"] or one.name.split()[0] in cases["names"]
+        if one.name in cases["names"]
         for row in measure(one, given["vectors"], given["queries"], given["truth"], cases["reps"])
     ]
     versions = {name: version(name) for name in ("faiss-cpu", "hnswlib", "usearch", "turbovec")}

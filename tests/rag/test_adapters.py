@@ -1,4 +1,4 @@
-"""The vector stores of LangChain and LlamaIndex, in the environments of those."""
+"""The vector stores of LangChain and LlamaIndex, and indexes in servers, in the environments of those."""
 
 import os
 import re
@@ -34,3 +34,13 @@ def test_the_standard_tests_of_langchain_pass_whole(peer, tmp_path):
 @pytest.mark.peer("llamaindex")
 def test_the_store_of_llamaindex_finds_what_its_own_finds(peer, tmp_path):
     assert passed(peer("llamaindex"), "llamaindex_store.py", tmp_path) >= 46
+
+
+@pytest.mark.peer("qdrant")
+def test_a_collection_of_qdrant_finds_what_an_index_finds(peer, tmp_path):
+    assert passed(peer("qdrant"), "server_index.py", tmp_path) == 13
+
+
+@pytest.mark.peer("pgvector")
+def test_a_table_of_postgres_finds_what_an_index_finds(peer, tmp_path):
+    assert passed(peer("pgvector"), "server_index.py", tmp_path) == 13

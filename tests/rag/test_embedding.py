@@ -112,6 +112,30 @@ def test_a_folder_of_sentence_transformers_says_how(folder, said, pooling, tmp_p
     assert np.allclose(embed(["w1 w2"], prompt="query"), asked, atol=2e-6)
 
 
+def test_a_default_prompt_stands_before_texts_unless_another_is_named(folder, tmp_path):
+    said = {
+        "prompts": {"query": "query : ", "other": "w9 ", "document": ""},
+        "default_prompt_name": "query",
+    }
+    path = sentence_transformer(
+        folder, tmp_path / "m", {"pooling_mode": "mean"}, config_sentence_transformers=said
+    )
+    embed = rag.Embedder(path)
+    for prompt, text in [
+        (None, "query : w1 w2"),
+        ("other", "w9 w1 w2"),
+        ("", "w1 w2"),
+        ("document", "w1 w2"),
+    ]:
+        wanted = reference(path, [text], "mean", True)
+        assert np.allclose(embed(["w1 w2"], prompt=prompt), wanted, atol=2e-6)
+    assert np.allclose(
+        rag.Embedder(path, default_prompt="other")("w1"), embed("w1", prompt="other"), atol=2e-6
+    )
+    with pytest.raises(UsageError, match="default_prompt: 'query' is not one of passage"):
+        rag.Embedder(path, prompts={"passage": "passage: "})
+
+
 def test_without_the_module_vectors_keep_their_length(folder, tmp_path):
     path = sentence_transformer(folder, tmp_path / "m", {"pooling_mode": "mean"}, ("Transformer", "Pooling"))
     assert not rag.Embedder(path).normalize

@@ -1,7 +1,7 @@
 """Records of every kind from any format; token stores, batches, packing, balancing, ROUGE-L, near-duplicates and contamination, at memory speed.
 
 Token rows lie flat, with offsets; a batch is ragged: ids, ``cu_seqlens`` and an explicit mask of targets. numpy arrays
-come back; ``Batch.torch()`` gives the same memory as torch tensors. Nothing depends on the number of threads.
+come back; ``Collated.torch()`` gives the same memory as torch tensors. Nothing depends on the number of threads.
 
 >>> from polmrs import data
 >>> tokens = data.TokenStore.of([[1, 2], [10, 11, 12], [20]])
@@ -13,8 +13,8 @@ array([0, 5, 8], dtype=int32)
 """
 
 from polmrs.data.balancing import balance
-from polmrs.data.batch import Batch, Padded
 from polmrs.data.bucketing import token_batches
+from polmrs.data.collated import Collated, Padded
 from polmrs.data.collation import collate_completions, collate_lists, collate_pairs, collate_rows
 from polmrs.data.contamination import Contamination, Match, contamination, word_spans
 from polmrs.data.conversion import convert, judged
@@ -31,8 +31,8 @@ from polmrs.data.writing import write
 
 __all__ = [
     "Account",
-    "Batch",
     "Clusters",
+    "Collated",
     "Contamination",
     "Dataset",
     "Grouping",

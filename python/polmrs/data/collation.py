@@ -10,7 +10,7 @@ import numpy as np
 from polmrs import _core
 from polmrs._arrays import integers
 from polmrs._tensor import Array
-from polmrs.data.batch import Batch
+from polmrs.data.collated import Collated
 from polmrs.data.store import TokenStore
 from polmrs.errors import ArrayError
 
@@ -26,8 +26,8 @@ def collate_pairs(
     rejected: RowNumbers,
     max_length: int | None = None,
     too_long: TooLong = "refuse",
-    out: Batch | None = None,
-) -> Batch:
+    out: Collated | None = None,
+) -> Collated:
     """Preference pairs: sequence 2i is prompt and chosen answer of pair i, sequence 2i + 1 prompt and rejected answer.
 
     The prompt is stored once and shared: what it loses, it loses in both.
@@ -35,12 +35,12 @@ def collate_pairs(
     | ``too_long``       | a sequence longer than ``max_length``                                     |
     |--------------------|---------------------------------------------------------------------------|
     | ``refuse``         | is an error                                                               |
-    | ``drop``           | takes its example out of the batch, into ``Batch.dropped``                |
+    | ``drop``           | takes its example out of the batch, into ``Collated.dropped``                |
     | ``prompt_start``   | loses the beginning of its prompt; an error if no token of it would stay  |
     | ``prompt_end``     | loses the end of its prompt; likewise                                     |
     | ``completion_end`` | loses the end of its completion; likewise                                 |
 
-    ``Batch.cut`` counts what every sequence lost.
+    ``Collated.cut`` counts what every sequence lost.
 
     Args:
         tokens: The source. Its mask, if any, says which tokens of an answer are targets.
@@ -76,11 +76,11 @@ def collate_lists(
     completions: Sequence[RowNumbers],
     max_length: int | None = None,
     too_long: TooLong = "refuse",
-    out: Batch | None = None,
-) -> Batch:
+    out: Collated | None = None,
+) -> Collated:
     """Several completions for each prompt: ranked answers, best first, or the rollouts of a group.
 
-    ``Batch.example`` is the prompt that a sequence belongs to, ``Batch.place`` its rank.
+    ``Collated.example`` is the prompt that a sequence belongs to, ``Collated.place`` its rank.
 
     Args:
         tokens: The source.
@@ -110,8 +110,8 @@ def collate_completions(
     completions: RowNumbers,
     max_length: int | None = None,
     too_long: TooLong = "refuse",
-    out: Batch | None = None,
-) -> Batch:
+    out: Collated | None = None,
+) -> Collated:
     """One completion for each prompt; targets are the completion's tokens.
 
     Args:
@@ -140,8 +140,8 @@ def collate_rows(
     *,
     max_length: int | None = None,
     too_long: TooLong = "refuse",
-    out: Batch | None = None,
-) -> Batch:
+    out: Collated | None = None,
+) -> Collated:
     """Whole rows, as for language modelling, or one pack of a plan: every token but the first of a row is a target.
 
     Args:
@@ -170,8 +170,8 @@ def _collated(
     members: Any,
     max_length: int | None,
     too_long: TooLong,
-    out: Batch | None,
-) -> Batch:
+    out: Collated | None,
+) -> Collated:
     ids, target, cu_seqlens, example, place, cut, dropped = _core.data.collate(
         tokens.ids,
         tokens.offsets,
@@ -184,7 +184,7 @@ def _collated(
         None if out is None else out.memory,
     )
     size = int(cu_seqlens[-1])
-    return Batch(
+    return Collated(
         ids=ids[:size],
         cu_seqlens=cu_seqlens,
         target=target[:size].view(np.bool_),

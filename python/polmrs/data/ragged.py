@@ -5,7 +5,7 @@ rejected), K for a ranking (best first). It is a batch of one example; ``Batch.c
 batches is an iterator of *lists of examples*, each list the examples of one optimizer step, of all ranks; where it has
 ``state_dict`` and ``load_state_dict``, training resumes at its position.
 
-``polmrs.data.Batch`` is the numpy form that collation makes; ``Batch.collated`` takes it over without copying ids twice.
+``polmrs.data.Collated`` is the numpy form that collation makes; ``Batch.collated`` takes it over without copying ids twice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from polmrs.errors import ArrayError
 
 if TYPE_CHECKING:
-    from polmrs.data.batch import Batch as Collated
+    from polmrs.data.collated import Collated
 
 Tensor = torch.Tensor
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import importlib
 import io
 import itertools
 import json
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from polmrs._extras import extra
 from polmrs.data.store import PathLike
 from polmrs.errors import ConfigError, NotFoundError, StorageError, UsageError
 
@@ -250,17 +250,14 @@ def _plain(path: str, file: Any, text: TextUnit) -> Iterator[Row | Fault]:
 
 
 def _parquet(path: str, file: Any, _text: TextUnit) -> Iterator[Row | Fault]:
-    try:
-        parquet: Any = importlib.import_module("pyarrow.parquet")
-    except ModuleNotFoundError as error:
-        raise UsageError(f"{path}: needs pyarrow: pip install 'polmrs[parquet]'") from error
+    parquet = extra("pyarrow.parquet", "pyarrow", "parquet")
     number = 0
     try:
         for batch in parquet.ParquetFile(file).iter_batches():
             for value in batch.to_pylist():
                 number += 1
                 yield Row(f"{path}:row {number}", value)
-    except importlib.import_module("pyarrow").ArrowException as error:
+    except extra("pyarrow", "pyarrow", "parquet").ArrowException as error:
         raise ConfigError(f"{path}: not Parquet: {error}") from error
 
 

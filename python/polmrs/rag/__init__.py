@@ -9,6 +9,7 @@ around them, from a text to an answer that cites it.
 ['north']
 """
 
+from polmrs.rag import export
 from polmrs.rag.bm25 import BM25, ENGLISH
 from polmrs.rag.chunking import Chunk, chunks, sentence_starts
 from polmrs.rag.embedding import Embedder
@@ -38,6 +39,7 @@ __all__ = [
     "Shown",
     "WeightedSum",
     "chunks",
+    "export",
     "fuse",
     "mmr",
     "read",

@@ -82,6 +82,7 @@ class Embedder:
         pooling: Pooling | None = None,
         normalize: bool | None = None,
         prompts: Mapping[str, str] | None = None,
+        default_prompt: str | None = None,
         max_length: int | None = None,
         batch_tokens: int = 8192,
         device: str | None = None,
@@ -94,6 +95,7 @@ class Embedder:
             pooling: ``mean``, ``cls``, ``last``, ``max`` or ``mean-sqrt``; the folder's own, or ``mean``.
             normalize: Whether vectors get length 1; the folder's own, or yes.
             prompts: Texts to put before texts, by name: ``{"query": "query: "}``; the folder's own, or none.
+            default_prompt: The name of the one that stands there when a call names none; the folder's own, or none.
             max_length: The most tokens of a text, special ones too; the rest is cut off. The folder's own, or what the model
                 can take.
             batch_tokens: The most tokens of a batch, padding too.
@@ -117,7 +119,10 @@ class Embedder:
         if self.pooling not in get_args(Pooling):
             raise UsageError(f"pooling: {self.pooling!r} is not one of {', '.join(get_args(Pooling))}")
         self.normalize: bool = own["normalize"] if normalize is None else normalize
-        self.prompts = dict(own["prompts"] if prompts is None else prompts)
+        self.prompts: dict[str, str] = dict(own["prompts"] if prompts is None else prompts)
+        self.default_prompt: str | None = default_prompt or own["default_prompt"]
+        if self.default_prompt is not None:
+            self._prompt("default_prompt", self.default_prompt)
         self.batch_tokens = batch_tokens
         try:
             self.model: Any = hf.AutoModel.from_pretrained(
@@ -151,16 +156,15 @@ class Embedder:
 
         Args:
             texts: One text, or many.
-            prompt: The name of a prompt to put before each.
+            prompt: The name of a prompt to put before each; ``""`` for none, where there is a default one.
 
         Raises:
             UsageError: There is no such prompt, or a text has no tokens.
         """
         import torch
 
-        if prompt is not None and prompt not in self.prompts:
-            raise UsageError(f"prompt: {prompt!r} is not one of {', '.join(self.prompts) or 'none'}")
-        before = "" if prompt is None else self.prompts[prompt]
+        name = self.default_prompt if prompt is None else prompt
+        before = self._prompt("prompt", name) if name else ""
         given = [before + text for text in ([texts] if isinstance(texts, str) else texts)]
         out = np.empty((len(given), self.dim), np.float32)
         if given:
@@ -173,6 +177,11 @@ class Embedder:
                 for batch in _batches(order, [len(row) for row in rows], self.batch_tokens):
                     out[batch] = self._vectors([rows[row] for row in batch])
         return out[0] if isinstance(texts, str) else out
+
+    def _prompt(self, argument: str, name: str) -> str:
+        if name not in self.prompts:
+            raise UsageError(f"{argument}: {name!r} is not one of {', '.join(self.prompts) or 'none'}")
+        return self.prompts[name]
 
     def _vectors(self, rows: Sequence[Sequence[int]]) -> Floats:
         import torch
@@ -204,6 +213,7 @@ def _settings(folder: Path) -> dict[str, Any]:
         "normalize": True,
         "max_length": None,
         "prompts": {},
+        "default_prompt": None,
     }
     modules = _json(folder / "modules.json")
     if modules is None:
@@ -227,7 +237,8 @@ def _settings(folder: Path) -> dict[str, Any]:
     own["max_length"] = bert.get("max_seq_length")
     if bert.get("do_lower_case"):
         raise CheckpointError(f"{own['folder']}/sentence_bert_config.json: do_lower_case is not supported")
-    own["prompts"] = (_json(folder / "config_sentence_transformers.json") or {}).get("prompts") or {}
+    said = _json(folder / "config_sentence_transformers.json") or {}
+    own["prompts"], own["default_prompt"] = said.get("prompts") or {}, said.get("default_prompt_name")
     return own
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -10,7 +11,22 @@ from polmrs._tensor import Array
 from polmrs.errors import UsageError
 from polmrs.rag.bm25 import BM25
 from polmrs.rag.fusion import RRF, Fusion, fuse
-from polmrs.rag.index import Filter, Hits, Ids, Index, Metadata
+from polmrs.rag.index import Filter, Hits, Ids, Metadata
+
+
+class VectorIndex(Protocol):
+    """What is asked of an index of vectors: :class:`Index`, :class:`~polmrs.rag.qdrant.QdrantIndex` and others have it."""
+
+    dim: int
+
+    def add(self, ids: Ids, vectors: Array, metadata: Sequence[Metadata] | None = None) -> None:
+        """Adds or replaces vectors."""
+
+    def delete(self, ids: Ids | None = None, *, filter: Filter | None = None) -> int:
+        """Deletes by ids or by a filter, and says how many."""
+
+    def search(self, queries: Array, k: int = 10, *, filter: Filter | None = None) -> Hits:
+        """The ``k`` best for each query."""
 
 
 class Hybrid:
@@ -19,6 +35,7 @@ class Hybrid:
     Both stay what they are: save, open and search them on their own as you like.
 
     >>> embed = lambda texts: np.array([[text.count("a"), text.count("o")] for text in texts], np.float32)
+    >>> from polmrs.rag import Index
     >>> both = Hybrid(Index(dim=2), BM25(), embed=embed)
     >>> both.add(["cat", "dog"], ["a cat and a rat", "one good dog"])
     >>> both.search("dog", k=1).ids
@@ -27,7 +44,7 @@ class Hybrid:
 
     def __init__(
         self,
-        index: Index,
+        index: VectorIndex,
         bm25: BM25,
         *,
         embed: Callable[[Sequence[str]], Array] | None = None,
@@ -38,7 +55,7 @@ class Hybrid:
         """Takes two indexes as they are.
 
         Args:
-            index: Of vectors.
+            index: Of vectors, here or in a server.
             bm25: Of words.
             embed: Texts to vectors: an :class:`Embedder`, say. Without one, vectors must be given.
             embed_query: Queries to vectors, where that is another thing; ``embed`` if nothing is said.

@@ -1,4 +1,4 @@
-"""A ragged batch, and the padded form of it."""
+"""A ragged batch of numpy arrays, as collation makes it, and the padded form of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Side: TypeAlias = Literal["left", "right"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Batch:
+class Collated:
     """Sequences laid end to end. Arrays are numpy, or torch after ``torch()``."""
 
     ids: Any
@@ -115,6 +115,6 @@ class Padded:
     attention: Any
     """bool: not padding"""
     target: Any
-    """bool, as in ``Batch``; false on padding"""
+    """bool, as in ``Collated``; false on padding"""
     positions: Any
     """int32; 0 on padding"""
