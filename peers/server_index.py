@@ -184,6 +184,14 @@ def test_what_our_index_refuses_is_refused_in_its_words(make: Make) -> None:
     assert index.search(np.empty((0, 3), np.float32)).ids == []
 
 
+def test_our_index_goes_into_it_whole(make: Make) -> None:
+    """And is found there."""
+    _, ours = both(make)
+    theirs = make(24)
+    rag.export.to_index(ours, theirs)
+    same(theirs.search(clustered(5, 24, seed=1), 10), ours.search(clustered(5, 24, seed=1), 10))
+
+
 def test_a_hybrid_searches_it_beside_words(make: Make) -> None:
     """As it does ours."""
     found = []

@@ -35,6 +35,17 @@ def test_parquet_gives_back_what_was_written(kind, metric, ids, tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["a.parquet"]
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_an_index_goes_into_another_whole(kind, monkeypatch):
+    monkeypatch.setattr(export, "_BLOCK", 64)
+    index, other = rag.Index(12, metric="ip", kind=kind), rag.Index(12, metric="ip", kind=rag.Flat())
+    index.add(range(300), clustered(300, 12), [{"at": at} for at in range(300)])
+    other.add([5, 1000], clustered(2, 12, seed=1))
+    export.to_index(index, other)
+    assert (len(other), other.metadata([5])) == (301, [{"at": 5}])
+    assert np.array_equal(other.vectors(range(300)), index.vectors(range(300)))
+
+
 def test_other_tools_see_plain_columns(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     index = filled(np.eye(3, dtype=np.float32), ids=["a", "b", "c"], metric="ip")

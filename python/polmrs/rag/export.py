@@ -5,6 +5,7 @@
 | :func:`to_faiss` | ids and vectors, as ``faiss.read_index`` opens it | ``polmrs[faiss]`` |
 | :func:`to_usearch` | ids and vectors in a graph, as ``usearch.index.Index.restore`` opens it | ``polmrs[usearch]`` |
 | :func:`to_parquet`, :func:`from_parquet` | ids, vectors and metadata, for tables and data sets | ``polmrs[parquet]`` |
+| :func:`to_index` | none: everything goes into another index, of a server too | |
 
 Every file appears whole or not at all, in place of one that is there.
 """
@@ -21,6 +22,7 @@ import numpy.typing as npt
 
 from polmrs._extras import extra
 from polmrs.errors import CheckpointError, NotFoundError, StorageError, UsageError
+from polmrs.rag.hybrid import VectorIndex
 from polmrs.rag.index import Floats, Found, Index, Metric, PathLike
 from polmrs.rag.kinds import Kind
 from polmrs.rag.staging import everything, listed
@@ -99,6 +101,23 @@ def to_usearch(index: Index, path: PathLike, *, connectivity: int = 16, expansio
         made.add(keys, rows)
     _whole(path, lambda to: made.save(str(to)))
     return ids
+
+
+def to_index(index: Index, to: VectorIndex) -> None:
+    """Adds everything to another index: one of a server, or of another kind here. Errors are those of its ``add``.
+
+    >>> import numpy as np
+    >>> from polmrs import rag
+    >>> index, graph = rag.Index(2), rag.Index(2, kind=rag.HNSW())
+    >>> index.add(["a", "b"], np.eye(2, dtype=np.float32))
+    >>> to_index(index, graph)
+    >>> len(graph)
+    2
+    """
+    ids = everything(index)
+    for first in range(0, len(ids), _BLOCK):
+        names = ids[first : first + _BLOCK]
+        to.add(names, index.vectors(names), index.metadata(names))
 
 
 def to_parquet(index: Index, path: PathLike) -> None:

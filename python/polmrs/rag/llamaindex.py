@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from polmrs.errors import UsageError
 from polmrs.rag.fusion import cosines, mmr
 from polmrs.rag.index import Index, Metric, PathLike, Scalar
 from polmrs.rag.kinds import Kind
+from polmrs.rag.staging import everything
 
 NODE_ID = "polmrs.node_id"
 """The field that holds a node's id, so that filters can name it."""
@@ -37,13 +38,24 @@ _OPERATORS = {
     FilterOperator.IN: "$in",
     FilterOperator.NIN: "$nin",
 }
+_INSIDE: Mapping[FilterOperator, Callable[[Any, Any], bool]] = {
+    FilterOperator.CONTAINS: lambda have, wanted: wanted in have,
+    FilterOperator.ANY: lambda have, wanted: any(one in have for one in wanted),
+    FilterOperator.ALL: lambda have, wanted: all(one in have for one in wanted),
+    FilterOperator.TEXT_MATCH: lambda have, wanted: isinstance(have, str) and wanted in have,
+    FilterOperator.TEXT_MATCH_INSENSITIVE: lambda have, wanted: (
+        isinstance(have, str) and wanted.lower() in have.lower()
+    ),
+}
+"""What looks inside a text or a list."""
 
 
 class PolmrsVectorStore(BasePydanticVectorStore):  # type: ignore[misc, unused-ignore]
     """Nodes in an :class:`~polmrs.rag.Index`: the whole node stands beside its vector.
 
-    Metadata that are strings, numbers, booleans or nothing are fields that filters see, before the scan. Nested filters work;
-    operators that look inside a text or a list do not. Similarities are the scores of the index: larger is nearer.
+    Metadata that are strings, numbers, booleans or nothing are fields that filters see, before the scan. Nested filters work.
+    Operators that look inside a text or a list, and ``is_empty``, read every node first. Similarities are the scores of the
+    index: larger is nearer.
     """
 
     stores_text: bool = True
@@ -113,7 +125,7 @@ class PolmrsVectorStore(BasePydanticVectorStore):  # type: ignore[misc, unused-i
     ) -> None:
         """Deletes the nodes that have one of these ids and pass; all of them if neither is given."""
         if self._index is not None:
-            self._index.delete(filter=_condition(filters, node_ids))
+            self._index.delete(filter=_condition(self._index, filters, node_ids))
 
     def clear(self) -> None:
         """Deletes every node."""
@@ -126,7 +138,9 @@ class PolmrsVectorStore(BasePydanticVectorStore):  # type: ignore[misc, unused-i
         if self._index is None or len(self._index) == 0:
             return []
         some = np.ones(self._index.dim, np.float32)
-        ids = self._index.search(some, len(self._index), filter=_condition(filters, node_ids)).ids
+        ids = self._index.search(
+            some, len(self._index), filter=_condition(self._index, filters, node_ids)
+        ).ids
         return [metadata_dict_to_node(fields) for fields in self._index.metadata(ids)]
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
@@ -145,7 +159,7 @@ class PolmrsVectorStore(BasePydanticVectorStore):  # type: ignore[misc, unused-i
         is_mmr = query.mode == VectorStoreQueryMode.MMR
         k = query.similarity_top_k
         # A retriever of LlamaIndex asks with an empty list where any node will do.
-        condition = _condition(query.filters, query.node_ids or None, query.doc_ids or None)
+        condition = _condition(self._index, query.filters, query.node_ids or None, query.doc_ids or None)
         hits = self._index.search(asked, 4 * k if is_mmr else k, filter=condition)
         ids, scores = list(hits.ids), hits.scores.tolist()
         if is_mmr and ids:
@@ -170,12 +184,13 @@ def _fields(node: BaseNode) -> dict[str, Scalar]:
 
 
 def _condition(
+    index: Index,
     filters: MetadataFilters | None,
     node_ids: Sequence[str] | None = None,
     doc_ids: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """A filter of the index."""
-    parts: list[dict[str, Any]] = [] if filters is None else [_filters(filters)]
+    parts: list[dict[str, Any]] = [] if filters is None else [_filters(index, filters)]
     if node_ids is not None:
         parts.append({NODE_ID: {"$in": list(node_ids)}})
     if doc_ids is not None:
@@ -183,8 +198,11 @@ def _condition(
     return {"$and": parts}
 
 
-def _filters(filters: MetadataFilters) -> dict[str, Any]:
-    parts = [_filters(one) if isinstance(one, MetadataFilters) else _one(one) for one in filters.filters]
+def _filters(index: Index, filters: MetadataFilters) -> dict[str, Any]:
+    parts = [
+        _filters(index, one) if isinstance(one, MetadataFilters) else _one(index, one)
+        for one in filters.filters
+    ]
     if filters.condition == FilterCondition.OR and parts:
         return {"$or": parts}
     if filters.condition == FilterCondition.NOT:
@@ -192,10 +210,18 @@ def _filters(filters: MetadataFilters) -> dict[str, Any]:
     return {"$and": parts}
 
 
-def _one(one: Any) -> dict[str, Any]:
+def _one(index: Index, one: Any) -> dict[str, Any]:
+    if one.operator in _OPERATORS:
+        return {one.key: {_OPERATORS[one.operator]: one.value}}
+    ids = everything(index)
+    nodes = map(metadata_dict_to_node, index.metadata(ids)) if len(ids) else []
+    passing = [node.node_id for node in nodes if _holds(node.metadata.get(one.key), one)]
+    return {NODE_ID: {"$in": passing}}
+
+
+def _holds(have: Any, one: Any) -> bool:
     if one.operator == FilterOperator.IS_EMPTY:
-        return {"$or": [{one.key: {"$exists": False}}, {one.key: {"$in": [None, ""]}}]}
-    if one.operator not in _OPERATORS:
-        known = ", ".join(operator.value for operator in [*_OPERATORS, FilterOperator.IS_EMPTY])
-        raise UsageError(f"filters: {one.key}: '{one.operator.value}' is not one of {known}")
-    return {one.key: {_OPERATORS[one.operator]: one.value}}
+        return have is None or have in ("", [])
+    if one.operator not in _INSIDE:
+        raise UsageError(f"filters: {one.key}: the operator {one.operator.value!r} is not known")
+    return isinstance(have, str | list) and _INSIDE[one.operator](have, one.value)

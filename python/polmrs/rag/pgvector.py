@@ -11,7 +11,7 @@ from polmrs._tensor import Array
 from polmrs.errors import UsageError
 from polmrs.rag.conditions import AllOf, AnyOf, Beside, Condition, Equal, Exists, Not, parse
 from polmrs.rag.index import Filter, Hits, Ids, Metadata, Metric, Scalar, _ids
-from polmrs.rag.staging import asked, hits, listed, staged
+from polmrs.rag.staging import asked, chosen, hits, listed, staged
 
 _SCORES = {"cosine": ("<=>", "1 - ({})"), "ip": ("<#>", "-({})"), "l2": ("<->", "-(({}) ^ 2)")}
 """The operator that orders, and the score that its distance stands for."""
@@ -96,8 +96,7 @@ class PgvectorIndex:
 
     def delete(self, ids: Ids | None = None, *, filter: Filter | None = None) -> int:
         """Deletes the vectors of these ids, or those that pass a filter, and says how many that were."""
-        if (ids is None) == (filter is None):
-            raise UsageError("ids, filter: exactly one of them")
+        chosen(ids, filter)
         where, values = self._among(ids) if ids is not None else _condition(filter)
         with self.connection.cursor() as cursor:
             cursor.execute(f"DELETE FROM {self._table} WHERE {where}", values)

@@ -12,7 +12,7 @@ from polmrs._tensor import Array
 from polmrs.errors import UsageError
 from polmrs.rag.conditions import AllOf, AnyOf, Beside, Condition, Equal, Exists, Not, parse
 from polmrs.rag.index import Filter, Hits, Ids, Metadata, Metric, Scalar, _ids
-from polmrs.rag.staging import asked, hits, listed, staged
+from polmrs.rag.staging import asked, chosen, hits, listed, staged
 
 ID = "polmrs_id"
 """The payload's field that holds an id which Qdrant cannot have: a string that is no UUID."""
@@ -82,8 +82,7 @@ class QdrantIndex:
 
     def delete(self, ids: Ids | None = None, *, filter: Filter | None = None) -> int:
         """Deletes the vectors of these ids, or those that pass a filter, and says how many that were."""
-        if (ids is None) == (filter is None):
-            raise UsageError("ids, filter: exactly one of them")
+        chosen(ids, filter)
         if ids is not None:
             there = self._there(ids)
             selector = self._models.PointIdsList(points=[point.id for point in there])

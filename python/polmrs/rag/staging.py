@@ -44,6 +44,11 @@ def asked(dim: int, queries: Array, k: int, filter: Filter | None) -> Floats:
     return staged(dim, range(len(rows)), rows, None).vectors
 
 
+def chosen(ids: Ids | None, filter: Filter | None) -> None:
+    """Raises what ``Index.delete`` would raise for these arguments."""
+    Index(1, kind=Flat()).delete(ids, filter=filter)
+
+
 def everything(index: Index) -> Found:
     """The ids of all vectors, in the order of insertion if the metric is ``ip`` or ``cosine``."""
     ids: Found = index.search(np.zeros(index.dim, np.float32), max(1, len(index))).ids
