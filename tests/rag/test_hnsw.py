@@ -237,6 +237,19 @@ def test_parameters_out_of_range_are_refused():
         rag.Index(4, kind=rag.HNSW()).search(np.ones(4, np.float32), effort=0)
 
 
+def test_a_mapped_graph_finds_without_its_vectors_in_half_the_memory_of_vectors_and_links(tmp_path):
+    vectors, asked = clustered(4000, 384), clustered(100, 384, seed=1)
+    index = filled(vectors, kind=rag.HNSW())
+    index.save(tmp_path / "a")
+    beside_vectors = index.stats()["bytes"] - vectors.nbytes
+    in_f32 = vectors.nbytes + 4 * 2 * rag.HNSW().m * len(vectors)  # as in faiss and hnswlib
+    assert beside_vectors <= 0.35 * in_f32
+    mapped = rag.Index.open(tmp_path / "a", mmap=True)
+    assert mapped.stats()["bytes"] < 0.01 * in_f32
+    wanted = best("cosine", asked, vectors, 10)
+    assert recall(mapped.search(asked, 10, rescore=False, effort=128), wanted) >= 0.98
+
+
 def test_recall_of_graphs_on_real_embeddings(data):
     folder = data / "minilm"
     if not folder.is_dir():

@@ -5,12 +5,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
 from typing import Any, Literal, Self, TypeAlias, cast
 
 from polmrs import _core
 from polmrs.errors import UsageError
-from polmrs.rag.index import Filter, Hits, Ids, Metadata, PathLike, Scalar, _ids, _json
+from polmrs.rag.index import (
+    Filter,
+    Hits,
+    Ids,
+    Metadata,
+    PathLike,
+    Scalar,
+    _delete,
+    _hits,
+    _ids,
+    _json,
+    _metadata,
+)
 
 Variant: TypeAlias = Literal["robertson", "lucene", "atire", "bm25l", "bm25+"]
 
@@ -170,11 +181,7 @@ class BM25:
 
     def delete(self, ids: Ids | None = None, *, filter: Filter | None = None) -> int:
         """Deletes the documents of these ids, or those that pass a filter, and says how many that were."""
-        if (ids is None) == (filter is None):
-            raise UsageError("ids, filter: exactly one of them")
-        if ids is not None:
-            return self._index.delete(_ids(ids))
-        return self._index.delete_where(_json("filter", filter))
+        return _delete(self._index, ids, filter)
 
     def metadata(self, ids: Ids) -> list[dict[str, Scalar]]:
         """The metadata of each id.
@@ -182,11 +189,7 @@ class BM25:
         Raises:
             UsageError: An id is not there.
         """
-        names = _ids(ids)
-        found: list[dict[str, Scalar] | None] = json.loads(self._index.metadata(names))
-        if None in found:
-            raise UsageError(f"ids: {list(ids)[found.index(None)]!r} is not in the index")
-        return cast(list[dict[str, Scalar]], found)
+        return _metadata(self._index, ids)
 
     def __contains__(self, one: str | int) -> bool:
         """Whether there is a document of this id."""
@@ -221,11 +224,7 @@ class BM25:
         alone = isinstance(queries, str)
         texts = self._words("queries", [cast(str, queries)] if alone else queries)
         condition = None if filter is None else _json("filter", filter)
-        ids, scores, offsets = self._index.search(texts, k, condition, min_score)
-        if alone:
-            return Hits(ids, scores)
-        spans = [slice(first, last) for first, last in pairwise(offsets.tolist())]
-        return Hits([ids[span] for span in spans], [scores[span] for span in spans])
+        return _hits(self._index.search(texts, k, condition, min_score), alone=alone)
 
     def stats(self) -> dict[str, int]:
         """How many documents and words there are, how many different words, and the bytes of postings in memory."""

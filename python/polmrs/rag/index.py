@@ -45,7 +45,7 @@ class Index:
     """Vectors under string or integer ids, searched by ``ip``, ``cosine`` or ``l2``.
 
     Any number of threads may search while one adds or deletes; each search sees the index as it is between two such
-    calls. The GIL is released. Scores are computed in float64 from the stored vectors and rounded once, so they are the same
+    calls, and does not wait for what an ``add`` makes ready: codes, links, lists. The GIL is released. Scores are computed in float64 from the stored vectors and rounded once, so they are the same
     for every kind, number of threads, batch and processor; equal scores come in the order in which vectors were added.
 
     >>> import numpy as np
@@ -181,11 +181,7 @@ class Index:
         >>> index.delete(filter={"lang": {"$ne": "en"}}), "b" in index
         (1, False)
         """
-        if (ids is None) == (filter is None):
-            raise UsageError("ids, filter: exactly one of them")
-        if ids is not None:
-            return self._index.delete(_ids(ids))
-        return self._index.delete_where(_json("filter", filter))
+        return _delete(self._index, ids, filter)
 
     def metadata(self, ids: Ids) -> list[dict[str, Scalar]]:
         """The metadata of each id.
@@ -193,12 +189,7 @@ class Index:
         Raises:
             UsageError: An id is not there.
         """
-        names = _ids(ids)
-        found: list[dict[str, Scalar] | None] = json.loads(self._index.metadata(names))
-        for name, one in zip(names, found, strict=True):
-            if one is None:
-                raise UsageError(f"ids: {name!r} is not in the index")
-        return cast(list[dict[str, Scalar]], found)
+        return _metadata(self._index, ids)
 
     def vectors(self, ids: Ids) -> Floats:
         """[n, dim] the stored vectors.
@@ -250,12 +241,8 @@ class Index:
         condition = None if filter is None else _json("filter", filter)
         if effort is not None and effort < 1:
             raise UsageError(f"effort: {effort} is not at least 1")
-        ids, scores, offsets = self._index.search(dtype, bits, k, condition, (min_score, effort, rescore))
-        if bits.ndim == 1:
-            return Hits(ids, scores)
-        ends = offsets.tolist()
-        spans = [slice(first, last) for first, last in pairwise(ends)]
-        return Hits([ids[span] for span in spans], [scores[span] for span in spans])
+        found = self._index.search(dtype, bits, k, condition, (min_score, effort, rescore))
+        return _hits(found, alone=bits.ndim == 1)
 
     def stats(self) -> dict[str, int | float]:
         """How many vectors there are, and the bytes of vectors and codes in memory."""
@@ -270,6 +257,33 @@ class Index:
                 f"{name}: shape {tuple(bits.shape)} is not [n, {self.dim}], the dimension of this index"
             )
         return dtype, bits
+
+
+def _delete(native: Any, ids: Ids | None, filter: Filter | None) -> int:
+    """Deletes by ids or by a filter."""
+    if (ids is None) == (filter is None):
+        raise UsageError("ids, filter: exactly one of them")
+    deleted = native.delete_where(_json("filter", filter)) if ids is None else native.delete(_ids(ids))
+    return int(deleted)
+
+
+def _metadata(native: Any, ids: Ids) -> list[dict[str, Scalar]]:
+    """The metadata of ids that must be there."""
+    names = _ids(ids)
+    found: list[dict[str, Scalar] | None] = json.loads(native.metadata(names))
+    for name, one in zip(names if isinstance(names, list) else names.tolist(), found, strict=True):
+        if one is None:
+            raise UsageError(f"ids: {name!r} is not in the index")
+    return cast(list[dict[str, Scalar]], found)
+
+
+def _hits(found: tuple[Any, Floats, npt.NDArray[np.int64]], *, alone: bool) -> Hits:
+    """Hits of all queries as those of each."""
+    ids, scores, offsets = found
+    if alone:
+        return Hits(ids, scores)
+    spans = [slice(first, last) for first, last in pairwise(offsets.tolist())]
+    return Hits([ids[span] for span in spans], [scores[span] for span in spans])
 
 
 def _json(name: str, value: object) -> str:

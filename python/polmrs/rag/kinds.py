@@ -31,7 +31,8 @@ class Quantized:
     """
 
     bits: Literal[1, 4, 8] = 1
-    """1: fastest, and takes 8-bit codes too for a second look. 4: half the memory of those. 8: hardly ever misses."""
+    """1: fastest for a query alone; it has 8-bit codes too, for the second look and for batches of 8 queries or more. 4: half the
+    memory of those. 8: hardly ever misses."""
     margin: float = 3.25
     """Standard deviations of the estimate within which vectors get the second look."""
     storage: Storage = "float32"

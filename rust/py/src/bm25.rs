@@ -1,4 +1,4 @@
-//! `polmrs._core.search.Bm25`: an index of words behind a lock, readers together, a writer alone.
+//! `polmrs._core.search.Bm25`: an index of words, shared by readers and a writer.
 
 use crate::array::{Any, word};
 use crate::call::{long, quick};
@@ -6,30 +6,20 @@ use crate::search::{Found, found, from_json, ids_of};
 use polmrs_core::Ctl;
 use polmrs_search::bm25::{self, Formula, Query, Splitter, Texts, Variant};
 use polmrs_search::filter::Filter;
+use polmrs_search::shared::Shared;
 use pyo3::prelude::*;
 use serde_json::Value as Json;
 use std::path::PathBuf;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// An index of words.
 #[pyclass(frozen)]
-pub(crate) struct Bm25(RwLock<bm25::Bm25>);
+pub(crate) struct Bm25(Shared<bm25::Bm25>);
 
 /// Variant, k1, b, delta, stopwords and note.
 type Settings = (&'static str, f64, f64, f64, Vec<String>, String);
 
 /// Texts from which a call runs on a thread of its own, where Ctrl-C is heard.
 const MANY: usize = 1024;
-
-impl Bm25 {
-    fn shared(&self) -> RwLockReadGuard<'_, bm25::Bm25> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn exclusive(&self) -> RwLockWriteGuard<'_, bm25::Bm25> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 #[pymethods]
 impl Bm25 {
@@ -45,26 +35,26 @@ impl Bm25 {
     ) -> PyResult<Bm25> {
         let formula = Formula { variant: word(py, "variant", variant, &Variant::NAMES)?, k1, b, delta };
         let stopwords = stopwords.into_iter().map(String::into_boxed_str).collect();
-        Ok(Bm25(RwLock::new(quick(py, || bm25::Bm25::new(formula, Splitter { stopwords }, note))?)))
+        Ok(Bm25(Shared::new(quick(py, || bm25::Bm25::new(formula, Splitter { stopwords }, note))?)))
     }
 
     /// Opens a file.
     #[staticmethod]
     fn open(py: Python<'_>, path: PathBuf) -> PyResult<Bm25> {
-        Ok(Bm25(RwLock::new(long(py, None, |_| bm25::Bm25::open(&path))?)))
+        Ok(Bm25(Shared::new(long(py, None, |_| bm25::Bm25::open(&path))?)))
     }
 
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        long(py, None, |_| self.exclusive().save(&path))
+        long(py, None, |_| self.0.change(|index| index.save(&path)))
     }
 
     fn sync(&self, py: Python<'_>) -> PyResult<(usize, usize)> {
-        quick(py, || self.exclusive().sync())
+        quick(py, || self.0.change(bm25::Bm25::sync))
     }
 
     fn settings(&self, py: Python<'_>) -> Settings {
         py.detach(|| {
-            let index = self.shared();
+            let index = self.0.read();
             let Formula { variant, k1, b, delta } = index.formula();
             let name = Variant::NAMES.iter().find(|(_, known)| *known == variant).map_or("", |(name, _)| name);
             let stopwords = index.splitter().stopwords.iter().map(|word| word.to_string()).collect();
@@ -73,7 +63,7 @@ impl Bm25 {
     }
 
     fn __len__(&self, py: Python<'_>) -> usize {
-        py.detach(|| self.shared().len())
+        py.detach(|| self.0.read().len())
     }
 
     /// `texts` are strings, or lists of words; `metadata` is JSON, a list of objects.
@@ -82,27 +72,27 @@ impl Bm25 {
         let (ids, texts) = (ids_of(ids)?, texts_of(texts)?);
         let work = |ctl: &Ctl| {
             let metadata = metadata.map_or(Ok(Vec::new()), |text| from_json("metadata", text))?;
-            self.exclusive().add(&ids, &texts, &metadata, ctl)
+            self.0.change(|index| index.add(&ids, &texts, &metadata, ctl))
         };
         if texts.len() >= MANY { long(py, None, work) } else { quick(py, || work(&Ctl::new())) }
     }
 
     fn delete(&self, py: Python<'_>, ids: &Any<'_>) -> PyResult<usize> {
         let ids = ids_of(ids)?;
-        quick(py, || self.exclusive().delete(&ids))
+        quick(py, || self.0.change(|index| index.delete(&ids)))
     }
 
     fn delete_where(&self, py: Python<'_>, filter: &str) -> PyResult<usize> {
         quick(py, || {
             let filter = Filter::parse(&from_json("filter", filter)?)?;
-            Ok(self.exclusive().delete_where(&filter))
+            Ok(self.0.change(|index| index.delete_where(&filter)))
         })
     }
 
     /// As JSON, a list of an object or null for each id.
     fn metadata(&self, py: Python<'_>, ids: &Any<'_>) -> PyResult<String> {
         let ids = ids_of(ids)?;
-        quick(py, || Ok(Json::from_iter(self.shared().metadata(&ids)?).to_string()))
+        quick(py, || Ok(Json::from_iter(self.0.read().metadata(&ids)?).to_string()))
     }
 
     #[pyo3(signature = (texts, k, filter, min_score))]
@@ -117,7 +107,7 @@ impl Bm25 {
         let texts = texts_of(texts)?;
         let work = |ctl: &Ctl| {
             let filter = filter.map(|text| Filter::parse(&from_json("filter", text)?)).transpose()?;
-            self.shared().search(Query { texts: &texts, k, filter: filter.as_ref(), min_score }, ctl)
+            self.0.read().search(Query { texts: &texts, k, filter: filter.as_ref(), min_score }, ctl)
         };
         let hits = if texts.len() >= MANY { long(py, None, work)? } else { quick(py, || work(&Ctl::new()))? };
         found(py, hits)
@@ -126,7 +116,7 @@ impl Bm25 {
     /// Bytes, words, and different words.
     fn stats(&self, py: Python<'_>) -> (usize, u64, usize) {
         py.detach(|| {
-            let index = self.shared();
+            let index = self.0.read();
             let (words, different) = index.counts();
             (index.bytes(), words, different)
         })

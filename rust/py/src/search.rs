@@ -1,4 +1,4 @@
-//! `polmrs._core.search`: the indexes of `polmrs-search` behind a lock, readers together, a writer alone.
+//! `polmrs._core.search`: the indexes of `polmrs-search`, shared by readers and a writer.
 
 use crate::array::{Any, Bits, read, word};
 use crate::call::{long, quick};
@@ -9,12 +9,12 @@ use polmrs_search::filter::Filter;
 use polmrs_search::ids::Ids;
 use polmrs_search::index::{self, Hits, Kind, Query, Settings};
 use polmrs_search::metric::Metric;
+use polmrs_search::shared::Shared;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use serde_json::Value as Json;
 use std::borrow::Cow;
 use std::path::PathBuf;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Indexes of vectors and of words.
 #[pymodule]
@@ -36,17 +36,7 @@ const MANY: usize = 4 << 20;
 
 /// An index of vectors.
 #[pyclass(frozen)]
-pub(crate) struct Index(RwLock<index::Index>);
-
-impl Index {
-    fn shared(&self) -> RwLockReadGuard<'_, index::Index> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn exclusive(&self) -> RwLockWriteGuard<'_, index::Index> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+pub(crate) struct Index(Shared<index::Index>);
 
 #[pymethods]
 impl Index {
@@ -60,36 +50,36 @@ impl Index {
             let kind = Kind::from_json(from_json("kind", kind)?)?;
             index::Index::new(Settings { dim, metric, kind, storage })
         });
-        Ok(Index(RwLock::new(made?)))
+        Ok(Index(Shared::new(made?)))
     }
 
     /// Opens a file.
     #[staticmethod]
     fn open(py: Python<'_>, path: PathBuf, mapped: bool, verify: bool) -> PyResult<Index> {
-        Ok(Index(RwLock::new(long(py, None, |ctl| index::Index::open(&path, mapped, verify, ctl))?)))
+        Ok(Index(Shared::new(long(py, None, |ctl| index::Index::open(&path, mapped, verify, ctl))?)))
     }
 
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        long(py, None, |_| self.exclusive().save(&path))
+        long(py, None, |_| self.0.change(|index| index.save(&path)))
     }
 
     fn sync(&self, py: Python<'_>) -> PyResult<(usize, usize)> {
-        quick(py, || self.exclusive().sync())
+        quick(py, || self.0.change(index::Index::sync))
     }
 
     /// Dimension, metric, storage, and kind as JSON.
     fn settings(&self, py: Python<'_>) -> (usize, &'static str, &'static str, String) {
-        let settings = py.detach(|| self.shared().settings());
+        let settings = py.detach(|| self.0.read().settings());
         let metric = Metric::NAMES.iter().find(|(_, metric)| *metric == settings.metric).map_or("", |(name, _)| name);
         (settings.dim, metric, settings.storage.torch_name(), serde_json::json!(settings.kind).to_string())
     }
 
     fn __len__(&self, py: Python<'_>) -> usize {
-        py.detach(|| self.shared().len())
+        py.detach(|| self.0.read().len())
     }
 
     fn bytes(&self, py: Python<'_>) -> usize {
-        py.detach(|| self.shared().bytes())
+        py.detach(|| self.0.read().bytes())
     }
 
     /// `metadata` is JSON, a list of objects; `progress(done, total)` counts bytes.
@@ -109,9 +99,9 @@ impl Index {
         let work = |ctl: &Ctl| {
             let metadata = metadata.map_or(Ok(Vec::new()), |text| from_json("metadata", text))?;
             let vectors = wide(dtype, bytes);
-            self.exclusive().add(&ids, &vectors, &metadata, ctl)
+            self.0.prepare(|index| index.prepare(&ids, &vectors, &metadata, ctl), index::Index::commit)
         };
-        let most = if matches!(py.detach(|| self.shared().settings()).kind, Kind::Hnsw(_) | Kind::Ivf(_)) {
+        let most = if matches!(py.detach(|| self.0.read().settings()).kind, Kind::Hnsw(_) | Kind::Ivf(_)) {
             MANY / 64
         } else {
             MANY
@@ -125,34 +115,29 @@ impl Index {
 
     fn delete(&self, py: Python<'_>, ids: &Any<'_>) -> PyResult<usize> {
         let ids = ids_of(ids)?;
-        quick(py, || self.exclusive().delete(&ids))
+        quick(py, || self.0.change(|index| index.delete(&ids)))
     }
 
     fn delete_where(&self, py: Python<'_>, filter: &str) -> PyResult<usize> {
         quick(py, || {
             let filter = Filter::parse(&from_json("filter", filter)?)?;
-            self.exclusive().delete_where(&filter)
+            self.0.change(|index| index.delete_where(&filter))
         })
     }
 
     /// As JSON, a list of an object or null for each id.
     fn metadata(&self, py: Python<'_>, ids: &Any<'_>) -> PyResult<String> {
         let ids = ids_of(ids)?;
-        quick(py, || {
-            let index = self.shared();
-            let rows = index.find(&ids)?.into_iter();
-            Ok(Json::from_iter(rows.map(|row| row.map(|row| index.metadata(row)))).to_string())
-        })
+        quick(py, || Ok(Json::from_iter(self.0.read().metadata(&ids)?).to_string()))
     }
 
     /// The stored vectors of those ids that are there, and which those are.
     fn vectors<'py>(&self, py: Python<'py>, ids: &Any<'_>) -> PyResult<Stored<'py>> {
         let ids = ids_of(ids)?;
         let (vectors, there) = quick(py, || {
-            let index = self.shared();
-            let rows = index.find(&ids)?;
-            let vectors: Vec<f32> = rows.iter().flatten().flat_map(|row| index.vector(*row)).collect();
-            Ok((vectors, rows.iter().map(Option::is_some).collect()))
+            let found = self.0.read().vectors(&ids)?;
+            let there = found.iter().map(Option::is_some).collect();
+            Ok((found.into_iter().flatten().flatten().collect::<Vec<f32>>(), there))
         })?;
         Ok((PyArray1::from_vec(py, vectors), PyArray1::from_vec(py, there)))
     }
@@ -174,7 +159,7 @@ impl Index {
         let work = |ctl: &Ctl| {
             let filter = filter.map(|text| Filter::parse(&from_json("filter", text)?)).transpose()?;
             let vectors = wide(dtype, bytes);
-            self.shared().search(
+            self.0.read().search(
                 Query { vectors: &vectors, k, filter: filter.as_ref(), min_score, effort, estimate: !rescore },
                 ctl,
             )

@@ -29,12 +29,13 @@ mod words;
 pub use formula::{Formula, Variant};
 pub use words::{Splitter, Texts};
 
+use crate::bitmap::ones;
 use crate::filter::Filter;
 use crate::ids::Ids;
-use crate::index::{Hits, ones, ranked};
+use crate::index::{Hits, ranked};
 use crate::rows::Rows;
-use polmrs_core::{Ctl, Error, Result, pool};
-use rayon::prelude::*;
+use crate::shares::in_shares;
+use polmrs_core::{Ctl, Error, Result};
 use scan::{Part, candidates};
 use serde_json::{Map, Value as Json};
 use std::borrow::Cow;
@@ -91,9 +92,6 @@ pub struct Bm25 {
     /// [`Formula::half`] of every document, infinite for dead ones; made at the first search after a change.
     halves: OnceLock<Vec<f32>>,
 }
-
-/// Queries that a thread takes at a time.
-const MAX_SHARE: usize = 256;
 
 impl Bm25 {
     /// An empty index; `note` is kept with it.
@@ -270,9 +268,7 @@ impl Bm25 {
     /// # Errors
     /// [`Error::Usage`] for ids of the other kind.
     pub fn metadata(&self, ids: &Ids) -> Result<Vec<Option<Map<String, Json>>>> {
-        self.rows.names.check_kind(ids)?;
-        let rows = self.rows.names.find(ids).into_iter();
-        Ok(rows.map(|row| row.map(|row| self.rows.fields.row(row as usize))).collect())
+        self.rows.metadata(ids)
     }
 
     /// The best documents of every query: those that have a word of it with any weight.
@@ -284,22 +280,11 @@ impl Bm25 {
             return Err(Error::Usage("k: 0 is not at least 1".into()));
         }
         let halves = self.halves(query.filter);
-        let n = query.texts.len();
-        let work = |queries: Range<usize>| {
-            ctl.check()?;
+        let find = |queries: Range<usize>| {
             let mut sums = vec![0.0; self.rows.len()];
-            Ok(queries.map(|one| self.best(one, query, &halves, &mut sums)).collect())
+            queries.map(|one| self.best(one, query, &halves, &mut sums)).collect()
         };
-        let found = if n <= 8 {
-            work(0..n)?
-        } else {
-            let pool = pool::shared()?;
-            let share = n.div_ceil(pool.current_num_threads()).clamp(8, MAX_SHARE);
-            let shares = (0..n.div_ceil(share)).into_par_iter().map(|at| work(at * share..n.min((at + 1) * share)));
-            let shares: Result<Vec<Vec<_>>> = pool.install(|| shares.collect());
-            shares?.into_iter().flatten().collect()
-        };
-        Ok(Hits::of(&self.rows.names, found))
+        Ok(Hits::of(&self.rows.names, in_shares(query.texts.len(), ctl, find)?))
     }
 
     /// [`Formula::half`] of the documents that live and pass, infinite for the others: they get nothing of any word.

@@ -38,6 +38,11 @@ impl<T: Pod> Column<T> {
         }
     }
 
+    /// Adds numbers at the end.
+    pub(crate) fn append(&mut self, more: Column<T>) {
+        if self.is_empty() { *self = more } else { self.to_mut().extend_from_slice(&more) }
+    }
+
     /// Keeps the rows of this list, each of `size` numbers, in its order, which is increasing.
     pub(crate) fn keep(&mut self, size: usize, rows: &[usize]) {
         let all = self.to_mut();

@@ -6,6 +6,7 @@
 //!
 //! Sums are rounded differently on each path; that is within the margin of the shortlist.
 
+use crate::bitmap::eligible_of;
 use crate::metric::Metric;
 use crate::shortlist::Shortlist;
 use crate::vectors::Vectors;
@@ -87,11 +88,6 @@ fn offer_block(
         }
         list.offer(dots, eligible, first, |_| *width);
     }
-}
-
-/// The bits of rows `first..last`, at most 64 of them, all in one word.
-pub(crate) fn eligible_of(bits: &[u64], first: usize, last: usize) -> u64 {
-    bits[first / 64] >> (first % 64) & (u64::MAX >> (64 - (last - first)))
 }
 
 fn scan_by_row(rows: Rows<'_>, queries: &[f32], widths: &[f32], lists: &mut [Shortlist]) {
@@ -204,7 +200,7 @@ fn block_dots_avx512(rows: &[f32], queries: &[f32], out: &mut [[f32; ROWS]; QUER
 }
 
 /// Rows that queries meet eight by eight, with the same bits on every processor.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Packed {
     dim: usize,
     rows: usize,

@@ -4,7 +4,7 @@ use crate::column::Column;
 use crate::metric::squared_norm;
 
 /// Factors of rows, and sums over them from which the error of keys follows.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Factors {
     pub(crate) scales: Column<f32>,
     pub(crate) offsets: Column<f32>,

@@ -121,10 +121,10 @@ impl Fields {
         values.filter_map(|(name, value)| Some((name.to_string(), value?))).collect()
     }
 
-    /// The fields of the first rows, as a JSON list; empty if no row has any.
-    pub(crate) fn json(&self, rows: usize) -> String {
-        let rows = if self.columns.is_empty() { 0 } else { rows };
-        Json::from_iter((0..rows).map(|row| self.row(row))).to_string()
+    /// The fields of these rows, as a JSON list; empty if no row has any.
+    pub(crate) fn json(&self, rows: impl Iterator<Item = usize>) -> String {
+        let rows = rows.take_while(|_| !self.columns.is_empty());
+        Json::from_iter(rows.map(|row| self.row(row))).to_string()
     }
 
     /// The fields of these rows alone.

@@ -1,7 +1,7 @@
 //! The file of an index: records one after another, each whole or not there.
 //!
 //! ```text
-//! 0    "polmrsVI", version u32 = 2, zeros to 64
+//! 0    "polmrsVI", version u32 = 3, zeros to 64
 //! 64   record, record, ...
 //!
 //! record:   "rec1", zeros to 8, length of the payload u64, BLAKE3 of the payload [32], the first 16 bytes of the BLAKE3
@@ -30,16 +30,19 @@ compile_error!("an index is mapped as it lies on disk, which is little-endian");
 
 const MAGIC: &[u8; 8] = b"polmrsVI";
 const RECORD: &[u8; 4] = b"rec1";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const ALIGN: usize = 64;
 /// The longest JSON object of a payload.
 const MAX_HEADER: usize = 1 << 26;
 
-/// The content of a record: facts, and named bytes.
+/// Named bytes.
+pub(crate) type Sections<'a> = Vec<(&'static str, Cow<'a, [u8]>)>;
+
+/// The content of a record.
 #[derive(Debug, Default)]
 pub(crate) struct Content<'a> {
     pub(crate) facts: Map<String, Json>,
-    pub(crate) sections: Vec<(&'static str, Cow<'a, [u8]>)>,
+    pub(crate) sections: Sections<'a>,
 }
 
 impl Content<'_> {

@@ -6,7 +6,7 @@ use crate::ivf::Lists;
 use crate::metric::Metric;
 use crate::quantized::Quantized;
 use crate::shortlist::Candidate;
-use crate::vectors::Vectors;
+use crate::vectors::{Joined, Vectors};
 use memmap2::Mmap;
 use polmrs_core::{Ctl, Result};
 use serde_json::Value as Json;
@@ -14,8 +14,12 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// As many rows are copied as fast as one is coded, or linked.
+const CODED: usize = 32;
+const LINKED: usize = 1024;
+
 /// Codes or links beside the vectors.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Finder {
     /// None: every vector is looked at.
     All,
@@ -24,11 +28,12 @@ pub(crate) enum Finder {
     Lists(Lists),
 }
 
-/// What is searched for: whole rows, how many are wanted, and of which there are `count`.
+/// What is searched for: whole rows, part of a batch of so many; how many are wanted of the `count` that are eligible.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted<'a> {
     pub(crate) queries: &'a [f32],
     pub(crate) dim: usize,
+    pub(crate) batch: usize,
     pub(crate) k: usize,
     pub(crate) eligible: &'a [u64],
     pub(crate) count: usize,
@@ -62,18 +67,21 @@ impl Finder {
         }
     }
 
-    /// How many rows it knows, of `rows`.
-    pub(crate) fn len(&self, rows: usize) -> usize {
+    /// Whether taking in so many rows takes longer than copying what is there, so that it is better done beside it.
+    pub(crate) fn is_long(&self, more: usize) -> bool {
         match self {
-            Finder::All => rows,
-            Finder::Codes(codes) => codes.len(),
-            Finder::Graph(graph) => graph.len(),
-            Finder::Lists(lists) => lists.len(),
+            Finder::All => false,
+            Finder::Codes(codes) => codes.is_due(more) || more.saturating_mul(CODED) >= codes.len(),
+            Finder::Graph(graph) => more.saturating_mul(LINKED) >= graph.len(),
+            Finder::Lists(lists) => lists.is_due(more) || more.saturating_mul(CODED) >= lists.len(),
         }
     }
 
-    /// Takes in the rows that came since. If it is cancelled, it knows some of them.
-    pub(crate) fn extend(&mut self, vectors: &Vectors, ctl: &Ctl) -> Result<()> {
+    /// Takes in the rows that came since. If it is stopped, it knows some of them, and is of no use.
+    ///
+    /// # Errors
+    /// [`polmrs_core::Error::Cancelled`]; those of making a thread pool, before anything is done.
+    pub(crate) fn extend(&mut self, vectors: Joined<'_>, ctl: &Ctl) -> Result<()> {
         match self {
             Finder::All => Ok(()),
             Finder::Codes(codes) => codes.extend(vectors, ctl),
@@ -86,18 +94,18 @@ impl Finder {
     pub(crate) fn keep(&mut self, rows: &[usize], vectors: &Vectors) -> Result<()> {
         match self {
             Finder::All => Ok(()),
-            Finder::Codes(codes) => codes.remake(vectors, &Ctl::new()),
+            Finder::Codes(codes) => codes.remake(vectors.into(), &Ctl::new()),
             Finder::Graph(graph) => graph.keep(rows),
-            Finder::Lists(lists) => lists.remake(vectors, &Ctl::new()),
+            Finder::Lists(lists) => lists.remake(vectors.into(), &Ctl::new()),
         }
     }
 
     /// What may be among the best, query by query; nothing if only a look at all vectors tells.
     pub(crate) fn candidates(&self, wanted: Wanted<'_>) -> Option<Vec<Found>> {
-        let Wanted { queries, dim, k, eligible, count, effort } = wanted;
+        let Wanted { queries, dim, batch, k, eligible, count, effort } = wanted;
         match self {
             Finder::All => None,
-            Finder::Codes(codes) => Some(codes.candidates(queries, k, eligible)),
+            Finder::Codes(codes) => Some(codes.candidates(queries, batch, k, eligible)),
             Finder::Graph(graph) => {
                 let one = |query| graph.candidates(query, k, eligible, count, effort);
                 Some(queries.chunks_exact(dim).map(one).collect())

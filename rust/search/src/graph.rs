@@ -77,7 +77,7 @@ impl Settings {
 }
 
 /// The graph of an index.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Graph {
     settings: Settings,
     codes: Codes,
@@ -128,7 +128,7 @@ impl Graph {
         let mut offer = |key: f32, row| list.push(key + 0.5 * probe.width, probe.width, row);
         // A walk looks at some `ef m` rows, and at as many more as fewer are eligible.
         if count * count <= ef.saturating_mul(self.settings.m).saturating_mul(self.len()) {
-            let rows: Vec<u32> = crate::index::ones(eligible).map(|row| row as u32).collect();
+            let rows: Vec<u32> = crate::bitmap::ones(eligible).map(|row| row as u32).collect();
             let mut keys = Vec::new();
             self.codes.keys(&probe, &rows, &mut keys);
             for (key, row) in keys.iter().zip(rows) {

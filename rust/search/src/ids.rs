@@ -92,15 +92,6 @@ impl Names {
         }
     }
 
-    /// Appends ids by which their rows are not found.
-    pub(crate) fn push_dead(&mut self, ids: &Ids) {
-        match (self, ids) {
-            (Names::Numbers(rows, _), Ids::Numbers(ids)) => rows.extend_from_slice(ids),
-            (Names::Texts(rows, _), Ids::Texts(ids)) => rows.extend_from_slice(ids),
-            _ => {} // rows of an index that has no names yet are all forgotten
-        }
-    }
-
     /// The row of each id, if it is there.
     pub(crate) fn find(&self, ids: &Ids) -> Vec<Option<u32>> {
         match (self, ids) {

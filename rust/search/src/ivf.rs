@@ -22,7 +22,7 @@ use crate::quantized::MARGIN;
 use crate::rotation::Rotation;
 use crate::shortlist::Shortlist;
 use crate::staged::{Seen, Slots, Staged, Turned};
-use crate::vectors::Vectors;
+use crate::vectors::Joined;
 use kmeans::Centres;
 use polmrs_core::{Ctl, Error, Result, pool};
 use rayon::prelude::*;
@@ -64,7 +64,7 @@ impl Settings {
 const CHUNK: usize = 4096;
 
 /// The lists of an index.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Lists {
     settings: Settings,
     metric: Metric,
@@ -78,7 +78,7 @@ pub struct Lists {
 }
 
 /// The rows of one centre.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct List {
     /// Their numbers.
     rows: Column<u32>,
@@ -120,15 +120,21 @@ impl Lists {
         all
     }
 
+    /// Whether so many rows more would have new centres made.
+    pub(crate) fn is_due(&self, more: usize) -> bool {
+        self.lists.is_empty() || self.len + more >= self.fitted.saturating_mul(2)
+    }
+
     /// Takes in the rows that came since; once there are twice as many as the centres were made from, all anew, with new
     /// centres. If it is cancelled, some of the rows are in, or none of them.
     ///
     /// # Errors
-    /// [`Error::Cancelled`].
-    pub fn extend(&mut self, vectors: &Vectors, ctl: &Ctl) -> Result<()> {
+    /// [`Error::Cancelled`]; those of making a thread pool, before anything is done.
+    pub fn extend(&mut self, vectors: Joined<'_>, ctl: &Ctl) -> Result<()> {
         let n = vectors.len();
         let bytes = 4 * self.rotation.dim() as u64;
-        if n == 0 || (n < self.fitted.saturating_mul(2) && !self.lists.is_empty()) {
+        pool::shared()?; // what fails later is nothing but a stop
+        if n == 0 || !self.is_due(n - self.len) {
             ctl.expect((n - self.len) as u64 * bytes);
             return self.take_in(vectors, ctl);
         }
@@ -144,7 +150,7 @@ impl Lists {
     ///
     /// # Errors
     /// [`Error::Cancelled`].
-    pub fn remake(&mut self, vectors: &Vectors, ctl: &Ctl) -> Result<()> {
+    pub fn remake(&mut self, vectors: Joined<'_>, ctl: &Ctl) -> Result<()> {
         (self.lists, self.len) = (self.empty_lists(), 0);
         self.take_in(vectors, ctl)
     }
@@ -154,7 +160,7 @@ impl Lists {
         (0..self.centres.len()).map(empty).collect()
     }
 
-    fn fit(&mut self, vectors: &Vectors, ctl: &Ctl) -> Result<()> {
+    fn fit(&mut self, vectors: Joined<'_>, ctl: &Ctl) -> Result<()> {
         let n = vectors.len();
         let lists = self.settings.lists.unwrap_or(2 * n.isqrt()).clamp(1, n.max(1));
         let sample = n.min(kmeans::SAMPLE * lists);
@@ -166,7 +172,7 @@ impl Lists {
         Ok(())
     }
 
-    fn take_in(&mut self, vectors: &Vectors, ctl: &Ctl) -> Result<()> {
+    fn take_in(&mut self, vectors: Joined<'_>, ctl: &Ctl) -> Result<()> {
         let dim = self.rotation.dim();
         while self.len < vectors.len() {
             ctl.check()?;

@@ -9,14 +9,16 @@
 //! | [`vectors`] | full vectors in f32, f16 or bf16 |
 //! | [`dense`] | the scan of full vectors |
 //! | [`quantized`] | candidates from codes: what an estimate of RaBitQ leaves |
-//! | [`onebit`], [`levels`] | the scans of 1-bit, 4-bit and 8-bit codes |
+//! | [`onebit`], [`levels`], [`rows8`] | 1-bit, 4-bit and 8-bit codes |
 //! | [`graph`] | candidates along a graph: HNSW |
 //! | [`ivf`] | candidates in the nearest of many lists: IVF |
 //! | [`rotation`] | a random rotation in $O(d \log d)$ |
 //! | [`column`] | numbers in memory or in a mapped file |
 //! | [`filter`] | conditions on metadata, as bitmaps |
+//! | [`shared`] | one writer beside many readers |
 //! | [`ids`] | integers or strings as names |
 
+mod bitmap;
 pub mod bm25;
 pub mod column;
 pub mod dense;
@@ -35,6 +37,10 @@ pub mod onebit;
 pub mod quantized;
 pub mod rotation;
 mod rows;
+pub mod rows8;
+pub mod shared;
+mod shares;
 pub mod shortlist;
 mod staged;
+mod tile;
 pub mod vectors;

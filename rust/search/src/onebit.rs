@@ -8,8 +8,9 @@
 //! A block is 64 rows: for every group, 64 bytes, row `r` at byte `2 (r mod 32) + r / 32`, so that the even bytes are the
 //! first 32 rows, in order.
 
+use crate::bitmap::eligible_of;
 use crate::column::Column;
-use crate::dense::eligible_of;
+use crate::rows8::prefetch;
 use crate::shortlist::Shortlist;
 use polmrs_core::simd::{Level, level};
 use std::ops::Range;
@@ -24,7 +25,7 @@ const TOP: f32 = 127.0;
 const SPAN: usize = 512;
 
 /// The codes of rows, block after block.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Signs {
     groups: usize,
     rows: usize,
@@ -129,7 +130,8 @@ impl Signs {
             if allowed == 0 {
                 continue;
             }
-            let block = &all[first / ROWS * size..(first / ROWS + 1) * size];
+            let (block, rest) = all[first / ROWS * size..].split_at(size);
+            prefetch(&rest[..size.min(rest.len())]);
             let mut sums = [0u32; ROWS];
             for (codes, entries) in block.chunks(ROWS * SPAN).zip(tables.entries.chunks(ROWS * SPAN)) {
                 let mut part = [0u16; ROWS];
@@ -210,8 +212,9 @@ polmrs_core::simd! {
         let mut q = [0f32; GROUP];
         q[..group.len()].copy_from_slice(group);
         let q = q.map(|x| 2.0 * inverse * x);
-        // Rounds to the nearest; all signs minus, then what each plus adds.
-        let clear = 0.5 - q.iter().map(|x| x.min(0.0)).sum::<f32>();
+        const MAGIC: f32 = 8_388_608.0; // 2^23: what is added to it is rounded to a whole number
+        // All signs minus, then what each plus adds.
+        let clear = -q.iter().map(|x| x.min(0.0)).sum::<f32>();
         let mut low = [clear; 16];
         for (code, sum) in low.iter_mut().enumerate() {
             for (bit, x) in q[..4].iter().enumerate() {
@@ -221,7 +224,7 @@ polmrs_core::simd! {
         for (quarter, entries) in entries.as_chunks_mut::<16>().0.iter_mut().enumerate() {
             let more = if quarter & 1 == 1 { q[4] } else { 0.0 } + if quarter & 2 == 2 { q[5] } else { 0.0 };
             for (entry, sum) in entries.iter_mut().zip(low) {
-                *entry = (sum + more) as i32 as u8;
+                *entry = (sum + more + MAGIC).to_bits() as u8;
             }
         }
     }

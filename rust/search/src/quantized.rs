@@ -11,20 +11,21 @@
 //! $-\lVert q - x \rVert^2 / 2 = \langle r, q' \rangle - \lVert r \rVert^2 / 2 - \lVert q' \rVert^2 / 2$ for `l2`.
 //!
 //! What is within `margin` standard deviations of the `k`-th best stays: half of them are added to a row's estimate, and half
-//! taken from that of the `k`-th. With 1 bit, 8-bit codes of the same $r$ then leave a few. In a rotated space $\sigma$ is
-//! nearly proportional to the factor before $\langle y, q' \rangle$, so one number, from sums over all rows, gives that of each.
+//! taken from that of the `k`-th. With 1 bit, 8-bit codes of the same $r$ then leave a few; a batch of queries shares the reading
+//! of those, and does without signs. In a rotated space $\sigma$ is nearly proportional to the factor before $\langle y, q' \rangle$, so one number, from sums over all rows, gives that of each.
 
 use crate::column::Column;
-use crate::dense::eligible_of;
 use crate::factors::Factors;
 use crate::finder::Found;
-use crate::levels::{self, Group, Levels, Width};
+use crate::levels::{self, Nibbles, Width};
 use crate::metric::{Metric, squared_norm};
 use crate::onebit::Tables;
 use crate::rotation::Rotation;
+use crate::rows8::Rows8;
 use crate::shortlist::Shortlist;
-use crate::staged::{Slots, Staged, Turned};
-use crate::vectors::Vectors;
+use crate::staged::{REFINED, Slots, Staged, Turned};
+use crate::tile::{self, Asked, Tiles};
+use crate::vectors::Joined;
 use memmap2::Mmap;
 use polmrs_core::{Ctl, Result};
 use serde_json::{Value as Json, json};
@@ -36,12 +37,13 @@ use std::sync::Arc;
 pub const MARGIN: f32 = 3.25;
 /// Rows of 1-bit codes that all queries meet before the next: they stay in the cache.
 const TILE: usize = 2048;
-
+/// Queries from which turning 8-bit rows into tiles pays.
+const BATCH: usize = 8;
 /// Rows that are coded between two looks at whether to stop.
 const CHECKED: usize = 256;
 
 /// The codes of an index.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Quantized {
     metric: Metric,
     margin: f32,
@@ -53,10 +55,11 @@ pub struct Quantized {
     fitted: usize,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Codes {
     One(Staged),
-    Many(Width, Levels, Factors),
+    Four(Nibbles, Factors),
+    Eight(Rows8, Factors),
 }
 
 /// How many bits the first look takes.
@@ -103,10 +106,15 @@ impl Quantized {
     pub fn new(dim: usize, metric: Metric, bits: Bits, margin: f32) -> Quantized {
         let codes = match bits {
             Bits::One => Codes::One(Staged::new(dim)),
-            Bits::Four => Codes::Many(Width::Four, Levels::new(dim, Width::Four), Factors::default()),
-            Bits::Eight => Codes::Many(Width::Eight, Levels::new(dim, Width::Eight), Factors::default()),
+            Bits::Four => Codes::Four(Nibbles::new(dim), Factors::default()),
+            Bits::Eight => Codes::Eight(Rows8::new(dim), Factors::default()),
         };
         Quantized { metric, margin, rotation: Rotation::new(dim), centre: vec![0.0; dim], codes, fitted: 0 }
+    }
+
+    /// Whether so many rows more would have all of them coded anew.
+    pub(crate) fn is_due(&self, more: usize) -> bool {
+        self.len() + more >= self.fitted.saturating_mul(2)
     }
 
     /// Codes the rows that came since, or, once there are twice as many as the centre was made from, all of them anew. If it
@@ -114,18 +122,15 @@ impl Quantized {
     ///
     /// # Errors
     /// [`polmrs_core::Error::Cancelled`].
-    pub fn extend(&mut self, vectors: &Vectors, ctl: &Ctl) -> Result<()> {
-        if vectors.len() < self.fitted.saturating_mul(2) {
-            return self.push(vectors, ctl);
-        }
-        self.remake(vectors, ctl)
+    pub fn extend(&mut self, vectors: Joined<'_>, ctl: &Ctl) -> Result<()> {
+        if self.is_due(vectors.len() - self.len()) { self.remake(vectors, ctl) } else { self.push(vectors, ctl) }
     }
 
     /// Codes all rows anew, from their own mean; if it is cancelled, it stays as it was.
     ///
     /// # Errors
     /// [`polmrs_core::Error::Cancelled`].
-    pub fn remake(&mut self, vectors: &Vectors, ctl: &Ctl) -> Result<()> {
+    pub fn remake(&mut self, vectors: Joined<'_>, ctl: &Ctl) -> Result<()> {
         let mut fresh = Quantized::new(self.centre.len(), self.metric, self.bits(), self.margin);
         fresh.fit(vectors);
         fresh.push(vectors, ctl)?;
@@ -137,7 +142,7 @@ impl Quantized {
     pub fn len(&self) -> usize {
         match &self.codes {
             Codes::One(staged) => staged.len(),
-            Codes::Many(_, _, factors) => factors.scales.len(),
+            Codes::Four(_, factors) | Codes::Eight(_, factors) => factors.scales.len(),
         }
     }
 
@@ -149,8 +154,8 @@ impl Quantized {
     fn bits(&self) -> Bits {
         match &self.codes {
             Codes::One(..) => Bits::One,
-            Codes::Many(Width::Four, ..) => Bits::Four,
-            Codes::Many(Width::Eight, ..) => Bits::Eight,
+            Codes::Four(..) => Bits::Four,
+            Codes::Eight(..) => Bits::Eight,
         }
     }
 
@@ -158,11 +163,12 @@ impl Quantized {
     pub fn bytes(&self) -> usize {
         match &self.codes {
             Codes::One(staged) => staged.bytes(),
-            Codes::Many(_, levels, factors) => levels.bytes() + factors.bytes(),
+            Codes::Four(rows, factors) => rows.bytes() + factors.bytes(),
+            Codes::Eight(rows, factors) => rows.bytes() + factors.bytes(),
         }
     }
 
-    fn fit(&mut self, vectors: &Vectors) {
+    fn fit(&mut self, vectors: Joined<'_>) {
         let n = vectors.len();
         let mut sums = vec![0f64; self.centre.len()];
         for row in 0..n {
@@ -175,7 +181,7 @@ impl Quantized {
         self.fitted = n;
     }
 
-    fn push(&mut self, vectors: &Vectors, ctl: &Ctl) -> Result<()> {
+    fn push(&mut self, vectors: Joined<'_>, ctl: &Ctl) -> Result<()> {
         let (mut numbers, first, bytes) = (Vec::new(), self.len(), 4 * self.centre.len() as u64);
         ctl.expect((vectors.len() - first) as u64 * bytes);
         for row in first..vectors.len() {
@@ -194,9 +200,14 @@ impl Quantized {
             } as f32;
             match &mut self.codes {
                 Codes::One(staged) => staged.push(&r, offset, None, &mut numbers),
-                Codes::Many(width, levels, factors) => {
-                    levels::quantize(&r, *width, &mut numbers);
-                    levels.push(&numbers);
+                Codes::Four(rows, factors) => {
+                    levels::quantize(&r, Width::Four, &mut numbers);
+                    rows.push(&numbers);
+                    factors.push_levels(&r, &numbers, offset, None);
+                }
+                Codes::Eight(rows, factors) => {
+                    levels::quantize(&r, Width::Eight, &mut numbers);
+                    rows.push(&numbers);
                     factors.push_levels(&r, &numbers, offset, None);
                 }
             }
@@ -208,7 +219,7 @@ impl Quantized {
     pub(crate) fn facts(&self) -> Json {
         let sums = match &self.codes {
             Codes::One(staged) => vec![staged.coarse.sums(), staged.refined.sums()],
-            Codes::Many(_, _, factors) => vec![factors.sums()],
+            Codes::Four(_, factors) | Codes::Eight(_, factors) => vec![factors.sums()],
         };
         json!({"fitted": self.fitted, "sums": sums})
     }
@@ -217,7 +228,8 @@ impl Quantized {
     pub(crate) fn sections(&self) -> Vec<(&'static str, Cow<'_, [u8]>)> {
         let (levels, factors) = match &self.codes {
             Codes::One(staged) => (staged.rows.codes(), &staged.coarse),
-            Codes::Many(_, levels, factors) => (levels.codes(), factors),
+            Codes::Four(rows, factors) => (rows.codes(), factors),
+            Codes::Eight(rows, factors) => (rows.codes(), factors),
         };
         let mut all: Vec<(&'static str, &[u8])> = vec![
             ("centre", bytemuck::cast_slice(&self.centre)),
@@ -258,7 +270,8 @@ impl Quantized {
                 coarse,
                 refined: factors(1, "fine_scales", "fine_offsets")?,
             }),
-            Codes::Many(width, levels, _) => Codes::Many(width, levels.with(rows, bytes("levels")?)?, coarse),
+            Codes::Four(empty, _) => Codes::Four(empty.with(rows, bytes("levels")?)?, coarse),
+            Codes::Eight(empty, _) => Codes::Eight(empty.with(rows, bytes("levels")?)?, coarse),
         };
         Some(self)
     }
@@ -267,8 +280,12 @@ impl Quantized {
     pub(crate) fn to_mut(&mut self) {
         match &mut self.codes {
             Codes::One(staged) => staged.to_mut(),
-            Codes::Many(_, levels, factors) => {
-                levels.to_mut();
+            Codes::Four(rows, factors) => {
+                rows.to_mut();
+                factors.to_mut();
+            }
+            Codes::Eight(rows, factors) => {
+                rows.to_mut();
                 factors.to_mut();
             }
         }
@@ -283,22 +300,26 @@ impl Quantized {
         Turned::new(vector)
     }
 
-    /// What is found for each query among the eligible rows, for the best `k`. `queries` holds whole rows.
-    pub fn candidates(&self, queries: &[f32], k: usize, eligible: &[u64]) -> Vec<Found> {
+    /// What is found for each query among the eligible rows, for the best `k`. `queries` holds whole rows, and is a part of a
+    /// batch of so many.
+    pub fn candidates(&self, queries: &[f32], batch: usize, k: usize, eligible: &[u64]) -> Vec<Found> {
         let turned: Vec<Turned> = queries.chunks_exact(self.centre.len()).map(|query| self.turn(query)).collect();
-        let lists = match &self.codes {
-            Codes::One(staged) => {
-                let coarse = self.scan_signs(staged, &turned, k, eligible);
-                let refine = |(query, coarse): (&Turned, Shortlist)| {
-                    let slots: Vec<u32> = coarse.finish().iter().map(|candidate| candidate.slot).collect();
-                    let mut list = Shortlist::new(k);
-                    staged.refine(query, query.seen(), &slots, 0, &mut list);
-                    list
-                };
-                turned.iter().zip(coarse).map(refine).collect()
-            }
-            Codes::Many(_, levels, factors) => self.scan_levels(levels, factors, &turned, k, eligible),
+        let (rows, factors, margin): (&dyn Tiles, _, _) = match &self.codes {
+            Codes::One(staged) => (&staged.rows, &staged.refined, REFINED),
+            Codes::Four(rows, factors) => (rows, factors, self.margin),
+            Codes::Eight(rows, factors) => (rows, factors, self.margin),
         };
+        let asked: Vec<Asked<'_>> = turned.iter().map(|query| query.asked(factors, query.norm, margin)).collect();
+        let mut lists: Vec<Shortlist> = turned.iter().map(|_| Shortlist::new(k)).collect();
+        match &self.codes {
+            Codes::One(staged) if batch < BATCH => self.scan_signs(staged, &turned, k, eligible, &mut lists),
+            Codes::Eight(rows, factors) if batch < BATCH => {
+                for (asked, list) in asked.into_iter().zip(&mut lists) {
+                    rows.scan(factors, eligible, asked, list);
+                }
+            }
+            _ => tile::scan(rows, factors, eligible, &asked, &mut lists),
+        }
         let found = |(query, list): (&Turned, Shortlist)| Found {
             candidates: list.finish(),
             // What the product of the centred query and row lacks of the score.
@@ -310,62 +331,19 @@ impl Quantized {
         turned.iter().zip(lists).map(found).collect()
     }
 
-    fn scan_signs(&self, staged: &Staged, turned: &[Turned], k: usize, eligible: &[u64]) -> Vec<Shortlist> {
+    fn scan_signs(&self, staged: &Staged, turned: &[Turned], k: usize, eligible: &[u64], lists: &mut [Shortlist]) {
         let n = staged.len();
         let tables: Vec<Tables> = turned.iter().map(|query| Tables::new(&query.vector)).collect();
-        let mut lists: Vec<Shortlist> = turned.iter().map(|_| Shortlist::new(k)).collect();
+        let mut coarse: Vec<Shortlist> = turned.iter().map(|_| Shortlist::new(k)).collect();
         for tile in (0..n).step_by(TILE) {
-            for ((query, tables), list) in turned.iter().zip(&tables).zip(&mut lists) {
+            for ((query, tables), coarse) in turned.iter().zip(&tables).zip(&mut coarse) {
                 let span = tile..n.min(tile + TILE);
-                staged.scan(span, tables, query.seen(), self.margin, Slots { base: 0, eligible }, list);
+                staged.scan(span, tables, query.seen(), self.margin, Slots { base: 0, eligible }, coarse);
             }
         }
-        lists
-    }
-
-    fn scan_levels(
-        &self,
-        levels: &Levels,
-        factors: &Factors,
-        turned: &[Turned],
-        k: usize,
-        eligible: &[u64],
-    ) -> Vec<Shortlist> {
-        let n = factors.scales.len();
-        let reach = |query: &Turned| factors.reach(query.norm, query.rounding(), self.margin);
-        let reaches: Vec<f32> = turned.iter().map(reach).collect();
-        let mut lists: Vec<Shortlist> = turned.iter().map(|_| Shortlist::new(k)).collect();
-        let groups: Vec<Group> = turned
-            .chunks(levels::QUERIES)
-            .map(|queries| Group::new(&queries.iter().map(|query| query.levels.clone()).collect::<Vec<_>>()))
-            .collect();
-        for first in (0..n).step_by(levels::ROWS) {
-            let last = n.min(first + levels::ROWS);
-            let allowed = eligible_of(eligible, first, last);
-            if allowed == 0 {
-                continue;
-            }
-            let (scales, offsets) = (&factors.scales[first..last], &factors.offsets[first..last]);
-            let asked = turned.chunks(levels::QUERIES).zip(reaches.chunks(levels::QUERIES));
-            for ((group, (queries, reaches)), lists) in groups.iter().zip(asked).zip(lists.chunks_mut(levels::QUERIES))
-            {
-                let mut dots = [[0; levels::ROWS]; levels::QUERIES];
-                levels.dots(first / levels::ROWS, group, &mut dots);
-                for (((dots, query), reach), list) in dots.iter().zip(queries).zip(reaches).zip(lists) {
-                    let mut keys = [f32::NEG_INFINITY; levels::ROWS];
-                    level_keys(dots, [*reach, query.step], scales, offsets, &mut keys);
-                    list.offer(&keys, allowed, first, |row| 2.0 * reach * scales[row]);
-                }
-            }
-        }
-        lists
-    }
-}
-
-polmrs_core::simd! {
-    fn level_keys(dots: &[i32; levels::ROWS], line: [f32; 2], scales: &[f32], offsets: &[f32], keys: &mut [f32; levels::ROWS]) {
-        for (((key, dot), scale), offset) in keys.iter_mut().zip(dots).zip(scales).zip(offsets) {
-            *key = (line[0] + line[1] * *dot as f32) * scale + offset;
+        for ((query, coarse), list) in turned.iter().zip(coarse).zip(lists) {
+            let slots: Vec<u32> = coarse.finish().iter().map(|candidate| candidate.slot).collect();
+            staged.refine(query, query.seen(), &slots, 0, list);
         }
     }
 }

@@ -11,7 +11,7 @@ use polmrs_core::simd;
 const ROUNDS: usize = 4;
 
 /// An orthogonal map of vectors of one length.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Rotation {
     dim: usize,
     window: usize,

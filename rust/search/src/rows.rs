@@ -3,37 +3,26 @@
 //! Rows are only ever appended. One that is deleted or replaced loses its bit; once half are dead, the living are moved
 //! together.
 
+pub(crate) mod record;
+
+use crate::bitmap::{all_ones, ones};
 use crate::fields::Fields;
-use crate::file::Extent;
 use crate::filter::Filter;
 use crate::ids::{Ids, Names};
-use crate::index::{all_ones, ones};
 use polmrs_core::{Error, Result};
+use record::Attached;
 use serde_json::{Map, Value as Json};
 use std::borrow::Cow;
-use std::path::PathBuf;
 
 /// Rows under names.
 #[derive(Debug)]
 pub(crate) struct Rows {
     pub(crate) names: Names,
-    pub(crate) fields: Fields,
+    fields: Fields,
     alive: Vec<u64>,
     living: usize,
     len: usize,
-    /// The file that they were saved to or opened from.
-    pub(crate) attached: Option<Attached>,
-}
-
-/// A file, and what it does not know yet.
-#[derive(Debug)]
-pub(crate) struct Attached {
-    pub(crate) path: PathBuf,
-    pub(crate) extent: Extent,
-    /// The first row that is not in the file.
-    pub(crate) rows: usize,
-    /// Ids that were deleted since.
-    pub(crate) deleted: Option<Ids>,
+    attached: Option<Attached>,
 }
 
 impl Rows {
@@ -50,6 +39,11 @@ impl Rows {
     /// How many live.
     pub(crate) fn living(&self) -> usize {
         self.living
+    }
+
+    /// Bytes of what says which live.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(self.alive.as_slice())
     }
 
     /// Refuses what cannot be added.
@@ -86,10 +80,21 @@ impl Rows {
         self.living -= 1;
     }
 
+    /// The living row of each id; `None` where it is not there.
+    pub(crate) fn find(&self, ids: &Ids) -> Result<Vec<Option<u32>>> {
+        self.names.check_kind(ids)?;
+        Ok(self.names.find(ids))
+    }
+
+    /// What is known about each id that is there.
+    pub(crate) fn metadata(&self, ids: &Ids) -> Result<Vec<Option<Map<String, Json>>>> {
+        let row = |row: Option<u32>| row.map(|row| self.fields.row(row as usize));
+        Ok(self.find(ids)?.into_iter().map(row).collect())
+    }
+
     /// The living rows of these ids, in order, each once.
     pub(crate) fn of(&self, ids: &Ids) -> Result<Vec<u32>> {
-        self.names.check_kind(ids)?;
-        let mut rows: Vec<u32> = self.names.find(ids).into_iter().flatten().collect();
+        let mut rows: Vec<u32> = self.find(ids)?.into_iter().flatten().collect();
         rows.sort_unstable();
         rows.dedup();
         Ok(rows)

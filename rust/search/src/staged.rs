@@ -1,17 +1,19 @@
 //! Rows around one centre, coded twice: signs for a first look at all of them, 8 bits for a second at those that are left.
 
 use crate::factors::Factors;
-use crate::levels::{self, Rows8, Width};
+use crate::levels::{self, Width};
 use crate::metric::squared_norm;
 use crate::onebit::{Line, Signs, Tables};
+use crate::rows8::Rows8;
 use crate::shortlist::Shortlist;
+use crate::tile::Asked;
 use std::ops::Range;
 
-/// Standard deviations of the 8-bit estimate that stay after the 1-bit one.
-const REFINED: f32 = 6.0;
+/// Standard deviations of the 8-bit estimate that stay, after the 1-bit one or without it.
+pub(crate) const REFINED: f32 = 6.0;
 
 /// The codes of rows.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Staged {
     pub(crate) signs: Signs,
     pub(crate) rows: Rows8,
@@ -20,6 +22,7 @@ pub(crate) struct Staged {
 }
 
 /// A rotated query in the forms in which it meets codes.
+#[derive(Debug)]
 pub(crate) struct Turned {
     pub(crate) vector: Vec<f32>,
     pub(crate) norm: f32,
@@ -58,9 +61,11 @@ impl Turned {
         Seen { norm: self.norm, shift: 0.0 }
     }
 
-    /// The variance of a coordinate that was rounded to 8 bits, uniformly over a step.
-    pub(crate) fn rounding(&self) -> f32 {
-        self.step * self.step / 12.0
+    /// As whole numbers for rows with these factors, seen from so far from their centre. The variance of a coordinate that was
+    /// rounded is that of a uniform number of a step.
+    pub(crate) fn asked(&self, factors: &Factors, norm: f32, margin: f32) -> Asked<'_> {
+        let reach = factors.reach(norm, self.step * self.step / 12.0, margin);
+        Asked { levels: &self.levels, step: self.step, reach }
     }
 }
 
@@ -112,7 +117,7 @@ impl Staged {
     /// Looks at some rows again, whose slots count from `base` on.
     pub(crate) fn refine(&self, query: &Turned, seen: Seen, slots: &[u32], base: usize, list: &mut Shortlist) {
         const AHEAD: usize = 8;
-        let reach = self.refined.reach(seen.norm, query.rounding(), REFINED);
+        let asked = query.asked(&self.refined, seen.norm, REFINED);
         let (padded, correction) = self.rows.query(&query.levels);
         slots.iter().take(AHEAD).for_each(|slot| self.rows.prefetch(*slot as usize - base));
         for (at, slot) in slots.iter().enumerate() {
@@ -120,10 +125,9 @@ impl Staged {
                 self.rows.prefetch(*next as usize - base);
             }
             let row = *slot as usize - base;
-            let dot = (self.rows.dot(row, &padded) - correction) as f32;
             let scale = self.refined.scales[row];
-            let key = (dot * query.step + reach) * scale + (self.refined.offsets[row] + seen.shift);
-            list.push(key, 2.0 * reach * scale, *slot);
+            let key = asked.key(self.rows.dot(row, &padded) - correction) * scale;
+            list.push(key + (self.refined.offsets[row] + seen.shift), 2.0 * asked.reach * scale, *slot);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Vectors as they were given, row after row: f32, or f16 and bf16 that are widened where they are read.
 
 use crate::column::Column;
-use crate::levels::prefetch;
+use crate::rows8::prefetch;
 use memmap2::Mmap;
 use polmrs_core::{Dtype, dtype};
 use std::borrow::Cow;
@@ -115,11 +115,12 @@ impl Vectors {
         }
     }
 
-    /// Forgets all rows from this one on.
-    pub(crate) fn truncate(&mut self, rows: usize) {
-        match &mut self.elements {
-            Elements::Full(all) => all.to_mut().truncate(rows * self.dim),
-            Elements::Half(_, all) => all.to_mut().truncate(rows * self.dim),
+    /// Adds rows of the same length and type.
+    pub(crate) fn append(&mut self, more: Vectors) {
+        match (&mut self.elements, more.elements) {
+            (Elements::Full(all), Elements::Full(more)) => all.append(more),
+            (Elements::Half(_, all), Elements::Half(_, more)) => all.append(more),
+            _ => {} // an index has one type
         }
     }
 
@@ -137,5 +138,43 @@ impl Vectors {
             Elements::Full(all) => all.bytes(),
             Elements::Half(_, all) => all.bytes(),
         }
+    }
+}
+
+/// Rows that are there, and rows that come after them.
+#[derive(Clone, Copy, Debug)]
+pub struct Joined<'a> {
+    there: &'a Vectors,
+    more: Option<&'a Vectors>,
+}
+
+impl<'a> Joined<'a> {
+    /// These after those.
+    pub fn new(there: &'a Vectors, more: &'a Vectors) -> Joined<'a> {
+        Joined { there, more: Some(more) }
+    }
+
+    /// How many there are.
+    pub fn len(self) -> usize {
+        self.there.len() + self.more.map_or(0, Vectors::len)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// One row in f32.
+    pub fn row(self, row: usize) -> Cow<'a, [f32]> {
+        match self.more {
+            Some(more) if row >= self.there.len() => more.row(row - self.there.len()),
+            _ => self.there.row(row),
+        }
+    }
+}
+
+impl<'a> From<&'a Vectors> for Joined<'a> {
+    fn from(there: &'a Vectors) -> Joined<'a> {
+        Joined { there, more: None }
     }
 }

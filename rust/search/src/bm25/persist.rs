@@ -3,16 +3,13 @@
 
 use super::words::MOST;
 use super::{Bm25, Formula, Splitter, Term, Variant};
-use crate::file::{self, Content, Extent, Record};
-use crate::ids::Ids;
-use crate::index::ones;
-use crate::index::persist::{ids_of, metadata_of, put_ids};
-use crate::rows::Attached;
+use crate::file::{self, Record, Sections};
+use crate::rows::record::Told;
 use memmap2::Mmap;
 use polmrs_core::{Error, Result};
-use serde_json::{Map, Value as Json, json};
+use serde_json::json;
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 impl Bm25 {
@@ -24,19 +21,19 @@ impl Bm25 {
         if self.rows.living() < self.rows.len() {
             self.compact();
         }
+        let rows: Vec<usize> = (0..self.rows.len()).collect();
+        let mut content = self.rows.content(&rows, None);
         let name =
             Variant::NAMES.iter().find(|(_, variant)| *variant == self.formula.variant).map_or("", |(name, _)| name);
-        let mut facts = Map::new();
-        facts.insert("variant".into(), name.into());
+        content.facts.insert("variant".into(), name.into());
         for (name, value) in [("k1", self.formula.k1), ("b", self.formula.b), ("delta", self.formula.delta)] {
-            facts.insert(name.into(), value.into());
+            content.facts.insert(name.into(), value.into());
         }
-        facts.insert("stopwords".into(), json!(self.splitter.stopwords));
-        facts.insert("note".into(), self.note.as_str().into());
-        let rows: Vec<usize> = (0..self.rows.len()).collect();
-        let extent = self.write(facts, 0, &rows, None, |content| file::create(path, content))?;
-        let rows = rows.len();
-        self.rows.attached = Some(Attached { path: path.to_path_buf(), extent, rows, deleted: None });
+        content.facts.insert("stopwords".into(), json!(self.splitter.stopwords));
+        content.facts.insert("note".into(), self.note.as_str().into());
+        content.sections.extend(sections(&self.vocabulary, &self.terms, 0, &rows));
+        let extent = file::create(path, &content)?;
+        self.rows.attach(path, extent);
         Ok(())
     }
 
@@ -45,72 +42,8 @@ impl Bm25 {
     /// # Errors
     /// [`Error::Usage`] if there is no file yet; [`Error::Exists`] if another process has written it; [`Error::Io`].
     pub fn sync(&mut self) -> Result<(usize, usize)> {
-        let Some(attached) = &self.rows.attached else {
-            return Err(Error::Usage("sync: this index has no file yet; save it first".into()));
-        };
-        let first = attached.rows;
-        let rows: Vec<usize> = ones(&self.rows.eligible(None)).filter(|row| *row >= first).collect();
-        let deleted = attached.deleted.as_ref();
-        let counts = (rows.len(), deleted.map_or(0, Ids::len));
-        if counts == (0, 0) {
-            return Ok(counts);
-        }
-        let extent = self.write(Map::new(), first, &rows, deleted, |content| {
-            file::append(&attached.path, attached.extent, content)
-        })?;
-        let path = attached.path.clone();
-        self.rows.attached = Some(Attached { path, extent, rows: self.rows.len(), deleted: None });
-        Ok(counts)
-    }
-
-    /// A record of these rows, none before `first`.
-    fn write(
-        &self,
-        mut facts: Map<String, Json>,
-        first: usize,
-        rows: &[usize],
-        deleted: Option<&Ids>,
-        to: impl FnOnce(&Content<'_>) -> Result<Extent>,
-    ) -> Result<Extent> {
-        let mut places = vec![u32::MAX; self.rows.len() - first];
-        for (to, from) in rows.iter().enumerate() {
-            places[from - first] = to as u32;
-        }
-        let mut words: Vec<(&str, u32)> = self.vocabulary.iter().map(|(word, number)| (&**word, *number)).collect();
-        words.sort_unstable_by_key(|(_, number)| *number);
-        let (mut text, mut word_ends, mut postings, mut ends) = (String::new(), Vec::new(), Vec::new(), Vec::new());
-        for (word, number) in words {
-            let all = &self.terms[number as usize].postings;
-            let new = &all[all.partition_point(|posting| (posting.row as usize) < first)..];
-            let before = postings.len();
-            postings.extend(new.iter().filter_map(|posting| {
-                let row = places[posting.row as usize - first];
-                (row != u32::MAX).then_some([row, posting.count as u32])
-            }));
-            if postings.len() > before {
-                text.push_str(word);
-                word_ends.push(text.len() as u64);
-                ends.push(postings.len() as u64);
-            }
-        }
-        facts.insert("rows".into(), rows.len().into());
-        let ids = self.rows.names.select(rows.iter().copied());
-        let metadata = Json::from_iter(rows.iter().map(|row| self.rows.fields.row(*row))).to_string();
-        let (mut texts, mut gone) = Default::default();
-        let mut content = Content { facts, sections: Vec::new() };
-        put_ids(&mut content, &ids, &mut texts, "ids");
-        if let Some(deleted) = deleted {
-            put_ids(&mut content, deleted, &mut gone, "deleted");
-        }
-        let sections: [(&'static str, &[u8]); 5] = [
-            ("metadata", metadata.as_bytes()),
-            ("words", text.as_bytes()),
-            ("word_ends", bytemuck::cast_slice(&word_ends)),
-            ("postings", bytemuck::cast_slice(&postings)),
-            ("posting_ends", bytemuck::cast_slice(&ends)),
-        ];
-        content.sections.extend(sections.map(|(name, bytes)| (name, Cow::Borrowed(bytes))));
-        to(&content)
+        let (vocabulary, terms) = (&self.vocabulary, &self.terms);
+        self.rows.sync(|first, rows| sections(vocabulary, terms, first, rows))
     }
 
     /// Opens a file, and compares every checksum.
@@ -126,10 +59,41 @@ impl Bm25 {
         for record in &opened.records {
             replay(&mut index, record, &opened.map).ok_or_else(|| wrong("a record is damaged"))??;
         }
-        let rows = index.rows.len();
-        index.rows.attached = Some(Attached { path: path.to_path_buf(), extent: opened.extent, rows, deleted: None });
+        index.rows.attach(path, opened.extent);
         Ok(index)
     }
+}
+
+/// The words that these rows have, none of which is before `first`, and where.
+fn sections(vocabulary: &HashMap<Box<str>, u32>, terms: &[Term], first: usize, rows: &[usize]) -> Sections<'static> {
+    let mut places = vec![u32::MAX; rows.last().map_or(0, |last| last + 1 - first)];
+    for (to, from) in rows.iter().enumerate() {
+        places[from - first] = to as u32;
+    }
+    let mut words: Vec<(&str, u32)> = vocabulary.iter().map(|(word, number)| (&**word, *number)).collect();
+    words.sort_unstable_by_key(|(_, number)| *number);
+    let (mut text, mut word_ends, mut postings, mut ends) = (String::new(), Vec::new(), Vec::new(), Vec::new());
+    for (word, number) in words {
+        let all = &terms[number as usize].postings;
+        let new = &all[all.partition_point(|posting| (posting.row as usize) < first)..];
+        let before = postings.len();
+        postings.extend(new.iter().filter_map(|posting| {
+            let row = *places.get(posting.row as usize - first).filter(|place| **place != u32::MAX)?;
+            Some([row, posting.count as u32])
+        }));
+        if postings.len() > before {
+            text.push_str(word);
+            word_ends.push(text.len() as u64);
+            ends.push(postings.len() as u64);
+        }
+    }
+    let bytes = |numbers: &[u64]| Cow::Owned(bytemuck::cast_slice(numbers).to_vec());
+    vec![
+        ("words", Cow::Owned(text.into_bytes())),
+        ("word_ends", bytes(&word_ends)),
+        ("postings", Cow::Owned(bytemuck::cast_slice(&postings).to_vec())),
+        ("posting_ends", bytes(&ends)),
+    ]
 }
 
 fn empty(record: &Record) -> Option<Bm25> {
@@ -150,16 +114,14 @@ fn empty(record: &Record) -> Option<Bm25> {
 /// Deletes and adds what a record says; nothing if it does not fit together.
 fn replay(index: &mut Bm25, record: &Record, map: &Mmap) -> Option<Result<()>> {
     let section = |name: &str| record.section(name).map(|range| &map[range]);
-    let rows = usize::try_from(record.facts.get("rows")?.as_u64()?).ok()?;
-    let ids = ids_of(record, map, "ids").filter(|ids| ids.len() == rows)?;
-    let metadata = metadata_of(record, map).filter(|metadata| metadata.is_empty() || metadata.len() == rows)?;
+    let Told { deleted, ids, metadata } = Told::of(record, map)?;
     let text = std::str::from_utf8(section("words")?).ok()?;
     let word_ends: &[u64] = bytemuck::try_cast_slice(section("word_ends")?).ok()?;
     let postings: &[[u32; 2]] = bytemuck::try_cast_slice(section("postings")?).ok()?;
     let ends: &[u64] = bytemuck::try_cast_slice(section("posting_ends")?)
         .ok()
         .filter(|ends: &&[u64]| ends.len() == word_ends.len())?;
-    let mut bags = vec![Vec::new(); rows];
+    let mut bags = vec![Vec::new(); ids.len()];
     let mut seen = HashSet::new();
     let (mut at, mut start) = (0, 0);
     for (word_end, end) in word_ends.iter().zip(ends) {
@@ -180,19 +142,18 @@ fn replay(index: &mut Bm25, record: &Record, map: &Mmap) -> Option<Result<()>> {
         (at, start) = (word_end, end);
     }
     index.terms.resize_with(index.vocabulary.len(), Term::default);
-    let deleted = match record.section("deleted") {
-        Some(_) => index.delete(&ids_of(record, map, "deleted")?).map(drop),
-        None => Ok(()),
-    };
-    Some(deleted.and_then(|()| index.rows.check(&ids, &metadata)).map(|()| index.push(&ids, &bags, &metadata)))
+    let deleted = deleted.map_or(Ok(0), |ids| index.delete(&ids));
+    Some(deleted.and_then(|_| index.rows.check(&ids, &metadata)).map(|()| index.push(&ids, &bags, &metadata)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::bm25::{Query, Texts};
+    use crate::file::Content;
     use polmrs_core::Ctl;
     use proptest::prelude::*;
+    use serde_json::Value as Json;
 
     proptest! {
         #[test]

@@ -3,7 +3,7 @@
 use super::Graph;
 use super::codes::{Codes, Probe};
 use super::walk::{Found, Layer, NONE, walk};
-use crate::vectors::Vectors;
+use crate::vectors::Joined;
 use polmrs_core::philox::{Key, fill};
 use polmrs_core::{Ctl, Result, pool};
 use rayon::prelude::*;
@@ -24,9 +24,10 @@ impl Graph {
     /// Takes in the rows that came since. If it is cancelled, some of them are in, and all is well with those.
     ///
     /// # Errors
-    /// [`polmrs_core::Error::Cancelled`].
-    pub fn extend(&mut self, vectors: &Vectors, ctl: &Ctl) -> Result<()> {
+    /// [`polmrs_core::Error::Cancelled`]; those of making a thread pool, before anything is done.
+    pub fn extend(&mut self, vectors: Joined<'_>, ctl: &Ctl) -> Result<()> {
         let bytes = 4 * self.codes.dim() as u64;
+        pool::shared()?; // what fails later is nothing but a stop
         ctl.expect((vectors.len() - self.len()) as u64 * bytes);
         while self.len() < vectors.len() {
             ctl.check()?;

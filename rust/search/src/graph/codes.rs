@@ -6,9 +6,10 @@
 use super::Width;
 use crate::column::Column;
 use crate::finder::Found;
-use crate::levels::{self, Rows8};
+use crate::levels;
 use crate::metric::{Metric, squared_norm};
 use crate::rotation::Rotation;
+use crate::rows8::Rows8;
 use crate::shortlist::Shortlist;
 use polmrs_core::{Dtype, dtype, simd};
 
@@ -16,7 +17,7 @@ use polmrs_core::{Dtype, dtype, simd};
 const MARGIN: f32 = 6.0;
 
 /// The codes of rows. Row `i` has the key `dot * scale + offset` for a probe.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Codes {
     pub(super) metric: Metric,
     rotation: Rotation,
@@ -27,7 +28,7 @@ pub(super) struct Codes {
     pub(super) extremes: [f32; 2],
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Rows {
     Halves(Column<u16>),
     Bytes(Rows8),

@@ -13,7 +13,7 @@ const ROUNDS: usize = 8;
 const SHARE: usize = 256;
 
 /// Centres, and what makes dot products with them distances.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Centres {
     dim: usize,
     rows: Vec<f32>,
