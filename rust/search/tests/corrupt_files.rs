@@ -35,6 +35,7 @@ fn files(folder: &Path) -> Vec<Vec<u8>> {
         json!({"kind": "flat"}),
         json!({"kind": "quantized", "bits": 1, "margin": 3.0}),
         json!({"kind": "quantized", "bits": 4, "margin": 3.0}),
+        json!({"kind": "quantized", "bits": 8, "margin": 3.0}),
         json!({"kind": "hnsw", "m": 3, "ef_construction": 9, "ef_search": 9, "codes": "int8", "seed": 0}),
         json!({"kind": "hnsw", "m": 3, "ef_construction": 9, "ef_search": 9, "codes": "bf16", "seed": 0}),
         json!({"kind": "ivf", "lists": 6, "probes": 2, "margin": 3.0, "seed": 0}),
@@ -103,11 +104,13 @@ fn use_it(path: &Path, mapped: bool) -> bool {
     if dim > 64 {
         return true; // another number in the header, and as good as any
     }
-    let queries: Vec<f32> = numbers(3 * dim, 5).iter().map(|word| *word as f32 / 4e9).collect();
-    let query = Query { vectors: &queries, k: 4, filter: None, min_score: None, effort: None, estimate: false };
+    let batch: Vec<f32> = numbers(9 * dim, 5).iter().map(|word| *word as f32 / 4e9).collect();
+    let queries = &batch[..3 * dim];
+    let query = Query { vectors: queries, k: 4, filter: None, min_score: None, effort: None, estimate: false };
     let _ = index.search(query, &Ctl::new());
+    let _ = index.search(Query { vectors: &batch, ..query }, &Ctl::new());
     let _ = index.search(Query { estimate: true, k: 300, ..query }, &Ctl::new());
-    let _ = index.add(&texts(500..503), &queries, &[], &Ctl::new());
+    let _ = index.add(&texts(500..503), queries, &[], &Ctl::new());
     let _ = index.delete(&texts(0..150));
     let _ = index.save(&path.with_extension("again"));
     let _ = index.search(query, &Ctl::new());
