@@ -72,7 +72,7 @@ impl Bm25 {
         let (ids, texts) = (ids_of(ids)?, texts_of(texts)?);
         let work = |ctl: &Ctl| {
             let metadata = metadata.map_or(Ok(Vec::new()), |text| from_json("metadata", text))?;
-            self.0.change(|index| index.add(&ids, &texts, &metadata, ctl))
+            self.0.prepare(|index| index.prepare(&ids, &texts, &metadata, ctl), bm25::Bm25::commit)
         };
         if texts.len() >= MANY { long(py, None, work) } else { quick(py, || work(&Ctl::new())) }
     }

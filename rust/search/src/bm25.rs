@@ -27,6 +27,7 @@ mod scan;
 mod words;
 
 pub use formula::{Formula, Variant};
+use words::{Bag, Vocabulary};
 pub use words::{Splitter, Texts};
 
 use crate::bitmap::ones;
@@ -39,7 +40,6 @@ use polmrs_core::{Ctl, Error, Result};
 use scan::{Part, candidates};
 use serde_json::{Map, Value as Json};
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -81,7 +81,7 @@ pub struct Bm25 {
     /// What the caller wants to know when the file is opened.
     note: String,
     rows: Rows,
-    vocabulary: HashMap<Box<str>, u32>,
+    vocabulary: Vocabulary,
     terms: Vec<Term>,
     /// Of all documents, dead ones too: the words of each, once, and where they end.
     words: Vec<u32>,
@@ -91,6 +91,17 @@ pub struct Bm25 {
     total: u64,
     /// [`Formula::half`] of every document, infinite for dead ones; made at the first search after a change.
     halves: OnceLock<Vec<f32>>,
+}
+
+/// Documents that are ready to join the index that they were made for.
+#[derive(Debug)]
+pub struct Addition<'a> {
+    ids: &'a Ids,
+    metadata: &'a [Map<String, Json>],
+    version: u64,
+    bags: Vec<Bag>,
+    /// New ones.
+    words: Vocabulary,
 }
 
 impl Bm25 {
@@ -105,7 +116,7 @@ impl Bm25 {
             splitter,
             note,
             rows: Rows::new(),
-            vocabulary: HashMap::new(),
+            vocabulary: Vocabulary::new(),
             terms: Vec::new(),
             words: Vec::new(),
             ends: Vec::new(),
@@ -155,22 +166,46 @@ impl Bm25 {
     /// equal ids the later stands.
     ///
     /// # Errors
-    /// [`Error::Usage`] for ids of another kind than before, or as many texts or metadata as there are not ids;
-    /// [`Error::Cancelled`]. Nothing is added then.
+    /// Those of [`prepare`](Bm25::prepare). Nothing is added then.
     pub fn add(&mut self, ids: &Ids, texts: &Texts, metadata: &[Map<String, Json>], ctl: &Ctl) -> Result<()> {
+        let addition = self.prepare(ids, texts, metadata, ctl)?;
+        self.commit(addition)
+    }
+
+    /// Makes ready what [`add`](Bm25::add) adds.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for ids of another kind than before, or as many texts or metadata as there are not ids;
+    /// [`Error::Cancelled`].
+    pub fn prepare<'a>(
+        &self,
+        ids: &'a Ids,
+        texts: &Texts,
+        metadata: &'a [Map<String, Json>],
+        ctl: &Ctl,
+    ) -> Result<Addition<'a>> {
         if texts.len() != ids.len() {
             return Err(Error::Usage(format!("texts: {} for {} ids", texts.len(), ids.len())));
         }
         self.rows.check(ids, metadata)?;
-        let bags = texts.bags(&self.splitter, &mut self.vocabulary, ctl);
-        self.terms.resize_with(self.vocabulary.len(), Term::default);
-        let bags = bags?;
-        self.push(ids, &bags, metadata);
+        let (bags, words) = texts.bags(&self.splitter, &self.vocabulary, ctl)?;
+        Ok(Addition { ids, metadata, version: self.rows.version(), bags, words })
+    }
+
+    /// Adds what was made ready.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the index has got or moved documents since. Nothing is added then.
+    pub fn commit(&mut self, addition: Addition<'_>) -> Result<()> {
+        self.rows.check_version(addition.version)?;
+        self.vocabulary.extend(addition.words);
+        self.push(addition.ids, &addition.bags, addition.metadata);
         Ok(())
     }
 
     /// Adds documents as words, by number, and their counts.
-    fn push(&mut self, ids: &Ids, bags: &[Vec<(u32, f32)>], metadata: &[Map<String, Json>]) {
+    fn push(&mut self, ids: &Ids, bags: &[Bag], metadata: &[Map<String, Json>]) {
+        self.terms.resize_with(self.vocabulary.len(), Term::default);
         for (row, bag) in (self.rows.len()..).zip(bags) {
             let mut length = 0.0;
             for (word, count) in bag {
@@ -357,6 +392,26 @@ mod tests {
         assert_eq!((index.len(), index.counts()), (0, (0, 0)));
         index.add(&ids, &texts, &[], &Ctl::new()).unwrap();
         assert_eq!((index.len(), index.counts()), (1, (2, 2)));
+    }
+
+    #[test]
+    fn documents_are_found_once_they_joined_and_only_beside_those_they_were_made_for() {
+        let formula = Formula { variant: Variant::Lucene, k1: 1.5, b: 0.75, delta: 0.0 };
+        let mut index = Bm25::new(formula, Splitter::default(), String::new()).unwrap();
+        let asked = Texts::Plain(vec!["wine".into()]);
+        let found = |index: &Bm25| {
+            let query = Query { texts: &asked, k: 3, filter: None, min_score: None };
+            index.search(query, &Ctl::new()).unwrap().ids
+        };
+        let (one, two) = (Ids::Numbers(vec![1]), Ids::Numbers(vec![2]));
+        let texts = |text: &str| Texts::Plain(vec![text.into()]);
+        let red = index.prepare(&one, &texts("red wine"), &[], &Ctl::new()).unwrap();
+        let beer = index.prepare(&two, &texts("beer"), &[], &Ctl::new()).unwrap();
+        assert_eq!((found(&index).len(), index.counts()), (0, (0, 0)));
+        index.commit(red).unwrap();
+        assert_eq!(found(&index), one);
+        assert!(matches!(index.commit(beer), Err(Error::Usage(_)))); // its word has the number of another now
+        assert_eq!((found(&index), index.counts()), (one, (2, 2)));
     }
 
     proptest! {

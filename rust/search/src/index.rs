@@ -54,8 +54,7 @@ pub struct Index {
 pub struct Addition<'a> {
     ids: &'a Ids,
     metadata: &'a [Map<String, Json>],
-    /// How many rows the index had.
-    first: usize,
+    version: u64,
     vectors: Vectors,
     rankings: Column<[f32; 2]>,
     largest_norm: f64,
@@ -152,18 +151,15 @@ impl Index {
         } else {
             None
         };
-        Ok(Addition { ids, metadata, first: self.vectors.len(), vectors: new, rankings, largest_norm, finder })
+        Ok(Addition { ids, metadata, version: self.rows.version(), vectors: new, rankings, largest_norm, finder })
     }
 
     /// Adds what was made ready.
     ///
     /// # Errors
-    /// [`Error::Usage`] if other rows came to the index since; those of making a thread pool. Nothing is added then.
+    /// [`Error::Usage`] if the index has got or moved rows since; those of making a thread pool. Nothing is added then.
     pub fn commit(&mut self, addition: Addition<'_>) -> Result<()> {
-        if addition.first != self.vectors.len() {
-            let (was, is) = (addition.first, self.vectors.len());
-            return Err(Error::Usage(format!("addition: made for an index of {was} rows, which has {is} now")));
-        }
+        self.rows.check_version(addition.version)?;
         match addition.finder {
             Some(finder) => self.finder = finder,
             None => self.finder.extend(Joined::new(&self.vectors, &addition.vectors), &Ctl::new())?,

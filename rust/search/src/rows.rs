@@ -22,13 +22,23 @@ pub(crate) struct Rows {
     alive: Vec<u64>,
     living: usize,
     len: usize,
+    /// How often rows were added or moved.
+    version: u64,
     attached: Option<Attached>,
 }
 
 impl Rows {
     /// None.
     pub(crate) fn new() -> Rows {
-        Rows { names: Names::None, fields: Fields::default(), alive: Vec::new(), living: 0, len: 0, attached: None }
+        Rows {
+            names: Names::None,
+            fields: Fields::default(),
+            alive: Vec::new(),
+            living: 0,
+            len: 0,
+            version: 0,
+            attached: None,
+        }
     }
 
     /// How many there are, dead ones too.
@@ -58,9 +68,23 @@ impl Rows {
         Fields::check(metadata)
     }
 
+    /// Another number once rows were added or moved.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Refuses what was made ready for rows of another version.
+    pub(crate) fn check_version(&self, version: u64) -> Result<()> {
+        if version == self.version {
+            return Ok(());
+        }
+        Err(Error::Usage("addition: the index has got or moved rows since it was made ready".into()))
+    }
+
     /// Appends what passed [`check`](Rows::check); the rows that are dead now because another has their id.
     pub(crate) fn push(&mut self, ids: &Ids, metadata: &[Map<String, Json>]) -> Vec<u32> {
         let first = self.len;
+        self.version += 1;
         self.fields.push(metadata, first);
         self.len += ids.len();
         self.living += ids.len();
@@ -137,6 +161,7 @@ impl Rows {
 
     /// Moves the living together; where they were.
     pub(crate) fn compact(&mut self) -> Vec<usize> {
+        self.version += 1;
         let keep: Vec<usize> = ones(&self.alive).collect();
         let ids = self.names.select(keep.iter().copied());
         self.fields = self.fields.select(&keep);

@@ -1,7 +1,7 @@
 //! The documents as a file. A record holds documents as words, with their postings, and the ids to delete before they are
 //! added; the first record is everything, and opening replays them all.
 
-use super::words::MOST;
+use super::words::{MOST, Vocabulary};
 use super::{Bm25, Formula, Splitter, Term, Variant};
 use crate::file::{self, Record, Sections};
 use crate::rows::record::Told;
@@ -9,7 +9,7 @@ use memmap2::Mmap;
 use polmrs_core::{Error, Result};
 use serde_json::json;
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 
 impl Bm25 {
@@ -65,7 +65,7 @@ impl Bm25 {
 }
 
 /// The words that these rows have, none of which is before `first`, and where.
-fn sections(vocabulary: &HashMap<Box<str>, u32>, terms: &[Term], first: usize, rows: &[usize]) -> Sections<'static> {
+fn sections(vocabulary: &Vocabulary, terms: &[Term], first: usize, rows: &[usize]) -> Sections<'static> {
     let mut places = vec![u32::MAX; rows.last().map_or(0, |last| last + 1 - first)];
     for (to, from) in rows.iter().enumerate() {
         places[from - first] = to as u32;
@@ -141,7 +141,6 @@ fn replay(index: &mut Bm25, record: &Record, map: &Mmap) -> Option<Result<()>> {
         }
         (at, start) = (word_end, end);
     }
-    index.terms.resize_with(index.vocabulary.len(), Term::default);
     let deleted = deleted.map_or(Ok(0), |ids| index.delete(&ids));
     Some(deleted.and_then(|_| index.rows.check(&ids, &metadata)).map(|()| index.push(&ids, &bags, &metadata)))
 }

@@ -19,6 +19,9 @@ pub enum Texts {
     Split(Vec<Vec<String>>),
 }
 
+/// The numbers of words.
+pub(super) type Vocabulary = HashMap<Box<str>, u32>;
+
 /// The words of a document, by number, and how often each is there.
 pub(super) type Bag = Vec<(u32, f32)>;
 
@@ -59,37 +62,29 @@ impl Texts {
         }
     }
 
-    /// The words of every text, by number, and their counts; new words get numbers.
-    pub(super) fn bags(
-        &self,
-        splitter: &Splitter,
-        vocabulary: &mut HashMap<Box<str>, u32>,
-        ctl: &Ctl,
-    ) -> Result<Vec<Bag>> {
+    /// The words of every text, by number, and their counts; and the words that are not known, with the numbers that follow.
+    pub(super) fn bags(&self, splitter: &Splitter, known: &Vocabulary, ctl: &Ctl) -> Result<(Vec<Bag>, Vocabulary)> {
+        let mut new = Vocabulary::new();
         let bag = |one| {
             ctl.check()?;
             let mut numbers = Vec::new();
             self.each(one, splitter, |word| {
-                let next = vocabulary.len() as u32; // there are fewer words than bytes of memory
-                numbers.push(match vocabulary.get(word) {
+                let next = (known.len() + new.len()) as u32; // there are fewer words than bytes of memory
+                numbers.push(match known.get(word).or_else(|| new.get(word)) {
                     Some(number) => *number,
-                    None => *vocabulary.entry(word.into()).or_insert(next),
+                    None => *new.entry(word.into()).or_insert(next),
                 });
             });
             numbers.sort_unstable();
             let counted = numbers.chunk_by(|a, b| a == b);
             Ok(counted.map(|same| (same[0], same.len().min(MOST as usize) as f32)).collect())
         };
-        (0..self.len()).map(bag).collect()
+        let bags: Result<Vec<Bag>> = (0..self.len()).map(bag).collect();
+        Ok((bags?, new))
     }
 
     /// The known words of one query in their order, each once, and how often they are there.
-    pub(super) fn asked(
-        &self,
-        one: usize,
-        splitter: &Splitter,
-        vocabulary: &HashMap<Box<str>, u32>,
-    ) -> Vec<(u32, f64)> {
+    pub(super) fn asked(&self, one: usize, splitter: &Splitter, vocabulary: &Vocabulary) -> Vec<(u32, f64)> {
         let mut found = Vec::new();
         self.each(one, splitter, |word| found.extend(vocabulary.get(word).map(|number| (*number, found.len()))));
         found.sort_unstable();
