@@ -45,8 +45,10 @@ class Index:
     """Vectors under string or integer ids, searched by ``ip``, ``cosine`` or ``l2``.
 
     Any number of threads may search while one adds or deletes; each search sees the index as it is between two such
-    calls, and does not wait for what an ``add`` makes ready: codes, links, lists. The GIL is released. Scores are computed in float64 from the stored vectors and rounded once, so they are the same
-    for every kind, number of threads, batch and processor; equal scores come in the order in which vectors were added.
+    calls, and does not wait while an ``add`` of many codes or links them. The GIL is released.
+
+    Scores are computed in float64 from the stored vectors and rounded once, so they are the same for every kind, number of
+    threads, batch and processor; equal scores come in the order in which vectors were added.
 
     >>> import numpy as np
     >>> index = Index(dim=3, metric="l2")
