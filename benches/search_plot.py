@@ -84,8 +84,8 @@ PAGE = """<!-- Written by `python benches/search_plot.py`. -->
 # Search beside other libraries
 
 One thread each; seconds are those of the processor, so that a busy machine flatters nobody. Recall is the share of the true ten
-that is found; for words, of the ten that Lucene's formula gives in float64. `python benches/run.py --only search` measures
-anew ([how](../benches/README.md#search)).
+that is found; for words, of the ten that Lucene's formula gives in float64, where tantivy rounds lengths. The file of turbovec holds
+codes alone, and its user keeps the vectors. `python benches/run.py --only search` measures anew ([how](../benches/README.md#search)).
 """
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from polmrs._tensor import Array
 from polmrs.errors import UsageError
 from polmrs.rag.conditions import AllOf, AnyOf, Beside, Condition, Equal, Exists, Not, parse
-from polmrs.rag.index import Filter, Hits, Ids, Metadata, Metric, Scalar, _ids
+from polmrs.rag.index import Filter, Hits, Ids, Metadata, Metric, Scalar
 from polmrs.rag.staging import asked, chosen, hits, listed, staged
 
 _SCORES = {"cosine": ("<=>", "1 - ({})"), "ip": ("<#>", "-({})"), "l2": ("<->", "-(({}) ^ 2)")}
@@ -110,7 +110,7 @@ class PgvectorIndex:
         """
         where, values = self._among(ids)
         found = dict(self._run(f"SELECT id, metadata FROM {self._table} WHERE {where}", values))
-        names = listed(_ids(ids))
+        names = listed(ids)
         if missing := [one for one in names if one not in found]:
             raise UsageError(f"ids: {missing[0]!r} is not in the table")
         return [found[one] for one in names]
@@ -128,7 +128,7 @@ class PgvectorIndex:
         return hits(found, queries, min_score)
 
     def _among(self, ids: Ids) -> tuple[str, list[Any]]:
-        return f"id = ANY(%s::{self._type}[])", [listed(_ids(ids))]
+        return f"id = ANY(%s::{self._type}[])", [listed(ids)]
 
     def _run(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         """What a statement gives."""

@@ -11,7 +11,7 @@ from polmrs._extras import extra
 from polmrs._tensor import Array
 from polmrs.errors import UsageError
 from polmrs.rag.conditions import AllOf, AnyOf, Beside, Condition, Equal, Exists, Not, parse
-from polmrs.rag.index import Filter, Hits, Ids, Metadata, Metric, Scalar, _ids
+from polmrs.rag.index import Filter, Hits, Ids, Metadata, Metric, Scalar
 from polmrs.rag.staging import asked, chosen, hits, listed, staged
 
 ID = "polmrs_id"
@@ -103,7 +103,7 @@ class QdrantIndex:
         """
         found = {point.id: dict(point.payload or {}) for point in self._there(ids)}
         out = []
-        for one in listed(_ids(ids)):
+        for one in listed(ids):
             if (fields := found.get(_point(one))) is None:
                 raise UsageError(f"ids: {one!r} is not in the collection")
             out.append({name: value for name, value in fields.items() if name != ID})
@@ -126,7 +126,7 @@ class QdrantIndex:
         return -score * score if self.metric == "l2" else score
 
     def _there(self, ids: Ids) -> list[Any]:
-        points = list(dict.fromkeys(_point(one) for one in listed(_ids(ids))))
+        points = list(dict.fromkeys(_point(one) for one in listed(ids)))
         return list(self.client.retrieve(self.collection, ids=points)) if points else []
 
     def _condition(self, filter: Filter | None) -> Any:

@@ -55,9 +55,12 @@ def everything(index: Index) -> Found:
     return ids
 
 
-def listed(ids: Found) -> list[str] | list[int]:
-    """Ids as Python's own strings or integers."""
-    return ids.tolist() if isinstance(ids, np.ndarray) else ids
+def listed(ids: Ids) -> list[str] | list[int]:
+    """Ids as Python's own strings or integers; the errors of an index where they are neither."""
+    chosen(ids, None)
+    given: Any = ids
+    names: list[Any] = given.tolist() if hasattr(given, "tolist") else list(given)
+    return [one if isinstance(one, str) else int(one) for one in names]  # type: ignore[return-value]
 
 
 def hits(found: Sequence[Sequence[tuple[Any, float]]], queries: Array, min_score: float | None) -> Hits:
