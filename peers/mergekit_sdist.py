@@ -5,6 +5,7 @@
 Downloads mergekit's source archive (pip; LGPL-3.0-only, so it is run where it lies and nothing of it is kept), and runs
 two files of its tests in the environment of the peer. A test that never calls the function is set aside, and so is one
 that FOREIGN names with a reason; every other test must pass, and one that FOREIGN names must fail, or the exit code is 1.
+`merge_tensors`, its function for one tensor, is in neither of the files: that is checked.
 """
 
 import argparse
@@ -97,7 +98,11 @@ def download(folder: Path) -> Path:
     subprocess.run(["python3", "-m", "pip", "download", *wanted], check=True, stdout=sys.stderr)
     with tarfile.open(folder / f"mergekit-{VERSION}.tar.gz") as archive:
         archive.extractall(folder, filter="data")
-    return folder / f"mergekit-{VERSION}" / "tests"
+    tests = folder / f"mergekit-{VERSION}" / "tests"
+    for file in FILES:
+        if "merge_tensors" in (tests / file).read_text():
+            raise SystemExit(f"{file}: calls merge_tensors, which is not replaced here")
+    return tests
 
 
 def page(verdicts: Mapping[str, tuple[str, str]], counts: Mapping[str, int]) -> str:
@@ -107,7 +112,8 @@ def page(verdicts: Mapping[str, tuple[str, str]], counts: Mapping[str, int]) -> 
         "# mergekit's own tests",
         "",
         f"The tests of mergekit {VERSION} in `{FILES[0]}` and `{FILES[1]}`, run with `merge_state_dicts` replaced by",
-        f"`polmrs.merge.merge`: {counts['passed']} pass, {counts['not applicable']} are not applicable.",
+        f"`polmrs.merge.merge`: {counts['passed']} pass, {counts['not applicable']} are not applicable. No test of the two files calls",
+        "`merge_tensors`.",
         "",
         "`test_task_arithmetic_peak_memory` counts what torch allocates, which is no more than the result here; the memory of",
         "polmrs is measured by `benches/merge.py --only memory`.",

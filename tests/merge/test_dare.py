@@ -177,8 +177,3 @@ def test_a_norm_below_1e_7_is_not_rescaled(rescale):
     tiny = torch.full((64,), 1e-9)
     moved = merged(DARE(density=0.5, rescale=rescale), [tiny], torch.zeros(64))
     assert set(moved.tolist()) == {0.0, tiny[0].item()}
-
-
-@BOTH
-def test_the_paper_keeps_a_tenth(method):
-    assert method.paper() == method(density=0.1, weight=1.0, normalize=False, rescale="expected", lambda_=1.0)

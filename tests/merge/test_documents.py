@@ -164,7 +164,7 @@ def test_a_folder_of_parts_that_is_not_ours_stays(home):
 
 def killed_between_results():
     """A run that was killed after the first result was whole; gives the folder of that result."""
-    slow = "import polmrs.merge as pm, time; pm.merge('c.yml', to='out', progress=lambda *_: time.sleep(0.2))"
+    slow = "import polmrs.merge as pm, time; pm.merge('c.yml', to='out', shard_size=10**9, progress=lambda *_: time.sleep(0.2))"
     for _ in range(20):
         run = subprocess.Popen([sys.executable, "-c", slow])
         whole = None
@@ -179,7 +179,7 @@ def killed_between_results():
     pytest.fail("no run was killed in time")
 
 
-@pytest.mark.parametrize("change", [None, "configuration", "seed", "input"])
+@pytest.mark.parametrize("change", [None, "configuration", "seed", "input", "shards"])
 def test_what_a_killed_run_has_left_is_used_if_nothing_changed(home, change):
     write(FIRST, SECOND)
     part = killed_between_results()
@@ -188,7 +188,7 @@ def test_what_a_killed_run_has_left_is_used_if_nothing_changed(home, change):
         write(FIRST.replace("0.3", "0.4"), SECOND)
     if change == "input":  # behind what a fingerprint reads, at another time
         os.utime("math/model.safetensors")
-    merge("c.yml", to="out", seed=int(change == "seed"))
+    merge("c.yml", to="out", seed=int(change == "seed"), shard_size=10_000 if change == "shards" else 10**9)
     assert Path("out/tokenizer.json").read_text() == ('"base"' if change else '"of the killed run"')
     assert not list(home.glob("out.*"))
     if change is None:

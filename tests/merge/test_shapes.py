@@ -3,6 +3,16 @@
 The files in ``shapes/`` have the structure of theirs, on tiny models of four architectures. ``dtype`` is set to float32 and
 ``out_dtype`` to bfloat16 in all of them, so that mergekit computes in f32 as polmrs does; results are then equal within one
 ulp. Random masks are the one thing that is not compared.
+
+| theirs | ours |
+|---|---|
+| `examples/` | `arcee_fusion`, `linear`, `slices_slerp` and `slerp_filters` (gradient-slerp), `slices_stack` (orcamini), `ties_gradients`, `ties_base_listed` and `ties_base_last` (ties, bio-merge) |
+| README: parameters, modules, slices, raw PyTorch | `slices_scaled`, `slices_bases`, `modules_models`, `modules_slices`, `raw_files` |
+| README: tokenizer, chat template; LoRA | `test_tokenizer_mergekit.py`; `test_adapter.py` |
+| `docs/merge_methods.md`, `tests/test_basic_merges.py` | a file for every method |
+| `docs/multimerge.md` | `multi_named`, `multi_slices`; all named: `test_documents.py` |
+| what `mergekit-evolve` writes | `flags_as_numbers` |
+| `docs/moe.md`, `docs/evolve.md` | not of merges: refused by the name of their command, below |
 """
 
 import json
@@ -19,11 +29,12 @@ from safetensors.torch import load_file, save_file
 pytestmark = pytest.mark.peer("mergekit")
 
 SHAPES = {path.stem: path for path in sorted((Path(__file__).parent / "shapes").glob("*.yml"))}
-RANDOM = {"dare_ties", "della"}
+RANDOM = {"dare_ties", "dare_linear", "della", "della_linear"}
 COMPARED = [name for name in SHAPES if name not in RANDOM]
 # Which elements survive a trim is arbitrary where several have the magnitude of its threshold: so many may differ.
 ARBITRARY = {"breadcrumbs": 2e-3, "ties_gradients": 2e-3, "ties_base_last": 2e-3, "slices_bases": 2e-3, "sce": 2e-3,
-             "multi_named": 2e-3, "raw_files": 2e-3, "arcee_fusion": 5e-2}  # fmt: skip
+             "multi_named": 2e-3, "raw_files": 2e-3, "arcee_fusion": 5e-2, "breadcrumbs_ties": 2e-3,
+             "ties_base_listed": 2e-3}  # fmt: skip
 
 # mergekit writes the tensors and stops at the config, whose `layer_types` it leaves as long as they were.
 NO_CONFIG = {"qwen2_tied_stack"}
@@ -207,3 +218,19 @@ def test_transformers_loads_both_alike(theirs, ours, name):
 
 def test_bare_files_give_tensors_alone(ours):
     assert {path.name for path in ours("raw_files").iterdir()} == {"model.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        ("base_model: a\ngate_mode: hidden\ndtype: bfloat16\nexperts: [{source_model: b, positive_prompts: [x]}]", "mergekit-moe"),
+        ("genome: {models: [a, b], merge_method: ties}\ntasks: [{name: arc}]", "mergekit-evolve"),
+    ],
+)  # fmt: skip
+def test_a_configuration_of_another_command_is_refused_by_its_name(tmp_path, text, command):
+    from polmrs.errors import ConfigError
+    from polmrs.merge import plan
+
+    (tmp_path / "c.yml").write_text(text)
+    with pytest.raises(ConfigError, match=f"is a configuration of {command}"):
+        plan(tmp_path / "c.yml")

@@ -262,9 +262,50 @@ def test_the_command_line_is_refused_where_it_is_not_whole(home, polmrs):
         ran = polmrs("merge", "c.yml", "out", *words)
         assert ran.returncode == 2, ran.stderr
         assert message in ran.stderr
-    Path("c2.yml").write_text("name: x\n" + Path("c.yml").read_text() + "---\n" + Path("c.yml").read_text())
-    ran = polmrs("merge", "c2.yml", "out", "--sweep", "density=1", "--score", "eval {out}", "--maximize")
-    assert "several documents" in ran.stderr
+
+
+DOCUMENTS = "name: half\nmerge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 1}}]\n---\n"
+
+
+@pytest.fixture
+def documents(home):
+    """The same sweep on what an earlier document has made; its result stands for the model ``a``."""
+    Path("c.yml").write_text(DOCUMENTS + CONFIG.format(method="ties").replace("model: a", "model: half"))
+    return ["merge", "c.yml", "out", "--sweep", "density=0.1,0.4,0.8", "--score", COMMAND, "--minimize"]
+
+
+def test_in_a_file_of_several_documents_the_result_s_parameters_are_swept(documents, polmrs):
+    ran = polmrs(*documents, "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert not list(Path().glob("out.*"))
+    best = json.loads(ran.stdout)["best"]["parameters"]["density"]
+    half = pm.merge({name: weights(name) for name in ("a", "b")}, method=pm.Linear(weight=1.0))
+    by_hand = pm.merge(
+        {"half": half, "b": weights("b")},
+        base=weights("base"),
+        method=pm.TIES(density=best, weight=[0.5, 0.2], lambda_=1.5, normalize=False),
+    )
+    for name, tensor in weights("out").items():
+        assert same_bits(tensor, by_hand[name])
+
+
+def test_a_run_that_goes_on_finds_what_came_before(documents, polmrs, monkeypatch):
+    """Merged again it would have another time, and the scores would be refused as those of other inputs."""
+    monkeypatch.setenv("FAIL_AT", "1")
+    assert polmrs(*documents).returncode == 2
+    monkeypatch.delenv("FAIL_AT")
+    done = polmrs(*documents, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert Path("log").read_text().split() == ["0", "1", "1", "2"]
+    shutil.move("out", "resumed")
+    assert polmrs(*documents).returncode == 0
+    assert same_bits(weights("out")["w"], weights("resumed")["w"])
+
+
+def test_a_score_that_fails_at_once_leaves_nothing(documents, polmrs, monkeypatch):
+    monkeypatch.setenv("FAIL_AT", "0")
+    assert polmrs(*documents).returncode == 2
+    assert not list(Path().glob("out*"))
 
 
 def test_an_output_that_exists_is_replaced_only_if_asked(home):

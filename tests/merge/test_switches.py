@@ -142,7 +142,6 @@ def test_dare_divides_by_the_density_as_its_paper_does(kind):
     ]
     result = merged(pm.DARE(weight=WEIGHTS, density=density, rescale="expected"), models, base)
     assert torch.equal(result, torch.from_numpy(flat_base + twin.ordered(shares)))
-    assert pm.DARE.paper() == pm.DARE(density=0.1, rescale="expected")
 
 
 def test_della_divides_by_each_elements_probability():
@@ -166,6 +165,21 @@ def test_mergekits_flag_is_a_choice(method, flag, choice):
     base, models = fine_tunes("continuous", 1000)
     results = [merged(method(density=0.5, rescale=value), models, base) for value in (flag, choice)]
     assert torch.equal(*results)
+
+
+def test_presets_have_the_authors_values():
+    """As their published commands and configurations have them; what stands there as a drop rate is one minus the density."""
+    drawn = {"rescale": "expected", "normalize": False}
+    magprune = {"density": 1 - 0.3, "epsilon": 0.14 / 2, "rescale": "expected"}
+    assert pm.DARE.paper() == pm.DARE(density=1 - 0.2, weight=1.0, lambda_=1.0, **drawn)
+    assert pm.DARETIES.paper() == pm.DARETIES(density=1 - 0.2, weight=1.0, lambda_=1.0, **drawn)
+    assert pm.DELLA.paper() == pm.DELLA(weight=1.0, lambda_=1.1, normalize=True, **magprune)
+    assert pm.DELLALinear.paper() == pm.DELLALinear(**magprune)
+    assert pm.SCE.paper() == pm.SCE(select_topk=0.1)
+    base, models = fine_tunes("continuous", 5000)
+    for method in (pm.DARE, pm.DARETIES, pm.DELLA, pm.DELLALinear):
+        moved = (merged(method.paper(), models[:1], base) != base).double().mean().item()
+        assert moved == pytest.approx(method.paper().density, abs=0.03)
 
 
 def test_an_unknown_choice_is_refused_with_the_nearest():

@@ -184,7 +184,7 @@ class TIES(Method):
 
     @classmethod
     def paper(cls) -> Self:
-        """The values of arXiv:2306.01708."""
+        """The values of arXiv:2306.01708 and of its authors' code, prateeky2806/ties-merging."""
         return cls(density=0.2, trim_scope="model", zero_sign="majority")
 
 
@@ -216,8 +216,8 @@ class DARETIES(Method):
 
     @classmethod
     def paper(cls) -> Self:
-        """The values of arXiv:2311.03099."""
-        return cls(density=0.1, rescale="expected")
+        """The values of the authors of arXiv:2311.03099 for merges of language models (README of yule-BUAA/MergeLM): drop rate 0.2."""
+        return cls(density=0.8, rescale="expected")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,8 +247,8 @@ class DARE(Method):
 
     @classmethod
     def paper(cls) -> Self:
-        """The values of arXiv:2311.03099."""
-        return cls(density=0.1, rescale="expected")
+        """The values of the authors of arXiv:2311.03099 for merges of language models (README of yule-BUAA/MergeLM): drop rate 0.2."""
+        return cls(density=0.8, rescale="expected")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,8 +338,8 @@ class DELLA(Method):
 
     @classmethod
     def paper(cls) -> Self:
-        """The values of arXiv:2406.11617."""
-        return cls(rescale="expected")
+        """The values of the authors of arXiv:2406.11617 in the README of declare-lab/della: drop rate 0.3, window 0.14 (twice ``epsilon``)."""
+        return cls(density=0.7, epsilon=0.07, rescale="expected", lambda_=1.1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -370,8 +370,8 @@ class DELLALinear(Method):
 
     @classmethod
     def paper(cls) -> Self:
-        """The values of arXiv:2406.11617."""
-        return cls(rescale="expected")
+        """The values of the authors of arXiv:2406.11617 in the README of declare-lab/della: drop rate 0.3, window 0.14 (twice ``epsilon``)."""
+        return cls(density=0.7, epsilon=0.07, rescale="expected")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -425,7 +425,7 @@ class SCE(Method):
 
     @classmethod
     def paper(cls) -> Self:
-        """The values of arXiv:2408.07990."""
+        """The value that FuseChat was merged with: ``fusechat-sce.yml`` of fanqiwan/FuseAI."""
         return cls(select_topk=0.1)
 
 

@@ -90,7 +90,7 @@ pub(crate) struct Merge {
     #[command(flatten)]
     pub(crate) writing: Writing,
     /// Quantize the result on the way, as in --then 'quantize --scheme w4a16 --group 64'; OUT holds that alone
-    #[arg(long, value_name = "STEP", conflicts_with_all = ["resume", "sweep"])]
+    #[arg(long, value_name = "STEP", conflicts_with = "sweep")]
     pub(crate) then: Option<String>,
     /// Merge once for each value of a parameter and keep the best; given several times, for every combination
     #[arg(long, value_name = "NAME=V,V", requires = "score")]

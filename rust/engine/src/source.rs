@@ -4,6 +4,7 @@ use polmrs_core::{Dtype, Error, Result};
 use polmrs_io::safetensors::Checkpoint;
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A tensor's name, element type and shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,13 +52,14 @@ pub trait Source: Send + Sync {
 /// A safetensors checkpoint as a source.
 pub struct CheckpointSource {
     label: String,
-    checkpoint: Checkpoint,
+    checkpoint: Arc<Checkpoint>,
     tensors: Vec<Meta>,
 }
 
 impl CheckpointSource {
     /// Wraps an open checkpoint; `label` is what messages call it.
-    pub fn new(label: impl Into<String>, checkpoint: Checkpoint) -> CheckpointSource {
+    pub fn new(label: impl Into<String>, checkpoint: impl Into<Arc<Checkpoint>>) -> CheckpointSource {
+        let checkpoint = checkpoint.into();
         let tensors = checkpoint
             .tensors()
             .iter()

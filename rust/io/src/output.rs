@@ -221,6 +221,11 @@ pub fn resolve(out: &Path) -> Result<PathBuf> {
     Ok(resolved)
 }
 
+/// Whether an interrupted run has left something of `out`.
+pub fn has_remnant(out: &Path) -> bool {
+    resolve(out).is_ok_and(|out| beside(&out, ".partial").exists())
+}
+
 /// Whether `out` may be written, before any work.
 ///
 /// # Errors

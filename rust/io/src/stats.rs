@@ -19,6 +19,7 @@ use polmrs_core::error::did_you_mean;
 use polmrs_core::{Dtype, Error, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 /// The version of the format: the value of the metadata key `schema`.
 pub const SCHEMA: &str = "polmrs.stats/1";
@@ -73,7 +74,7 @@ impl Kind {
 /// An open, valid statistics file.
 #[derive(Debug)]
 pub struct Stats {
-    checkpoint: Checkpoint,
+    checkpoint: Arc<Checkpoint>,
     weights: BTreeMap<String, [Option<usize>; Kind::ALL.len()]>,
 }
 
@@ -83,7 +84,7 @@ impl Stats {
     /// # Errors
     /// [`Error::Checkpoint`], naming file and tensor.
     pub fn open(path: &Path) -> Result<Stats> {
-        let checkpoint = Checkpoint::open(path)?;
+        let checkpoint = Arc::new(Checkpoint::open(path)?);
         let within = |error: Error| error.within(&path.display().to_string());
         check_metadata(&checkpoint).map_err(within)?;
         let mut weights: BTreeMap<String, [Option<usize>; Kind::ALL.len()]> = BTreeMap::new();
@@ -101,7 +102,7 @@ impl Stats {
     }
 
     /// The tensors behind.
-    pub fn checkpoint(&self) -> &Checkpoint {
+    pub fn checkpoint(&self) -> &Arc<Checkpoint> {
         &self.checkpoint
     }
 

@@ -3,10 +3,10 @@
 
 use crate::spec::{Method, Tensor};
 use polmrs_core::{Error, Result};
-use polmrs_engine::source::{Meta, Source};
+use polmrs_engine::source::{CheckpointSource, Meta, Source};
 use polmrs_engine::{Grain, Input};
 use polmrs_io::stats::{Kind, Stats};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Everything beside the models.
@@ -26,7 +26,7 @@ impl Extra {
 
     /// The sources that follow the models in a plan's numbering.
     pub fn sources(&self) -> impl Iterator<Item = &dyn Source> {
-        self.statistics.iter().map(|file| file as &dyn Source)
+        self.statistics.iter().map(|file| &file.source as &dyn Source)
     }
 
     /// What a person should know before the work starts.
@@ -62,7 +62,7 @@ impl Extra {
                 missing = Some((path, meta));
                 continue;
             };
-            let shape = &self.statistics[file].tensors[tensor].shape;
+            let shape = &self.statistics[file].source.tensors()[tensor].shape;
             let columns = meta.shape.last().copied().unwrap_or(1);
             let (fits, first, len) = match kind {
                 Kind::Fisher => (*shape == meta.shape, region.first, region.len),
@@ -89,46 +89,20 @@ impl Extra {
 
     /// The number of a statistics file, opened once.
     fn open(&mut self, path: &str) -> Result<usize> {
-        if let Some(at) = self.statistics.iter().position(|file| file.label == path) {
+        if let Some(at) = self.statistics.iter().position(|file| file.source.label() == path) {
             return Ok(at);
         }
         let stats = Stats::open(Path::new(path))?;
-        let entry = stats.checkpoint().tensors().iter();
-        let meta =
-            entry.map(|tensor| Meta { name: tensor.name.clone(), dtype: tensor.dtype, shape: tensor.shape.clone() });
-        let tensors = meta.collect();
-        self.statistics.push(StatisticsFile { label: path.into(), stats, tensors });
+        let source = CheckpointSource::new(path, Arc::clone(stats.checkpoint()));
+        self.statistics.push(StatisticsFile { stats, source });
         Ok(self.statistics.len() - 1)
     }
 }
 
-/// An open statistics file as a source.
+/// An open statistics file, and its tensors as a source.
 struct StatisticsFile {
-    label: String,
     stats: Stats,
-    tensors: Vec<Meta>,
-}
-
-impl Source for StatisticsFile {
-    fn label(&self) -> &str {
-        &self.label
-    }
-
-    fn tensors(&self) -> &[Meta] {
-        &self.tensors
-    }
-
-    fn find(&self, name: &str) -> Option<usize> {
-        self.stats.checkpoint().find(name)
-    }
-
-    fn files(&self) -> Vec<PathBuf> {
-        self.stats.checkpoint().files().map(PathBuf::from).collect()
-    }
-
-    fn read(&self, tensor: usize, first: u64, bytes: &mut [u8]) -> Result<()> {
-        self.stats.checkpoint().read(tensor, first * self.tensors[tensor].dtype.size() as u64, bytes)
-    }
+    source: CheckpointSource,
 }
 
 /// Fills the result of one call.

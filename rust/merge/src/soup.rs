@@ -7,13 +7,12 @@
 //! Every average is made anew from its members, never from an earlier average that was rounded. Folders are scored as the
 //! candidates of a sweep are: what was scored is in a journal, and a run that goes on scores nothing twice.
 
-use crate::chain::Earlier;
 use crate::run::{Prepared, Settings};
 use crate::trial::{Goal, Judge, Trial, Trials};
 use polmrs_core::{Ctl, Dtype, Error, Result};
 use polmrs_io::yaml::{self, Node};
 use polmrs_model::beside::pretty;
-use polmrs_model::build;
+use polmrs_model::{ModelFolder, build};
 use serde_json::{Value as Json, json};
 use std::path::{Path, PathBuf};
 
@@ -172,7 +171,7 @@ impl Soup {
         if Path::new(reference).exists() {
             return Ok(Some(reference.into()));
         }
-        let opened = Earlier::open(&[], reference)?;
+        let opened = ModelFolder::open_any(reference)?;
         let mut folders = opened.folders().map(Path::to_path_buf);
         Ok(folders.next().filter(|_| folders.next().is_none()))
     }

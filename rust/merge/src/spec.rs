@@ -109,8 +109,17 @@ pub struct Spec {
     pub models: (usize, usize),
     /// Its parameters.
     pub params: &'static [Param],
-    /// What the paper sets otherwise than the defaults, if anything.
-    pub paper_values: &'static [(&'static str, Value)],
+    /// What its authors set otherwise than the defaults, where that is known.
+    pub preset: Option<Preset>,
+}
+
+/// The values that a method's authors use.
+#[derive(Debug)]
+pub struct Preset {
+    /// Parameters and what they are set to.
+    pub values: &'static [(&'static str, Value)],
+    /// Where that is written, as a sentence.
+    pub source: &'static str,
 }
 
 /// The part that a base model plays in a method.

@@ -3,13 +3,17 @@
 //! `density` overrides the parameter everywhere: whatever the configuration says of it at the top, at a slice, a module or a
 //! model, by filter or by layer, is replaced. `models[1].weight` overrides it for what stands at that place, all below it
 //! included. A value may be anything that a configuration takes there, a gradient (`[0.2, 0.8]`) for example. Every candidate
-//! is planned before the first is merged.
+//! is planned before the first is merged. In a file of several documents the parameters are those of the result's; what comes
+//! before it is merged once.
 
+use crate::chain::{self, Chain, Earlier};
 use crate::config::Config;
+use crate::extra::Extra;
 use crate::run::{Prepared, Settings};
 use crate::trial::{Goal, Judge, Trial, Trials};
 use polmrs_core::error::did_you_mean;
 use polmrs_core::{Ctl, Error, Result};
+use polmrs_io::output;
 use polmrs_io::yaml::{self, Map, Node, Value};
 use polmrs_model::beside::pretty;
 use polmrs_model::build;
@@ -64,10 +68,11 @@ impl Over {
 
 /// A configuration's candidates, all of them planned.
 pub struct Sweep {
+    /// The first candidate with all that comes before it.
+    chain: Chain,
     candidates: Vec<Candidate>,
     settings: Settings,
-    document: Json,
-    notes: Vec<String>,
+    documents: Vec<Json>,
 }
 
 /// Values of parameters, by name.
@@ -86,27 +91,28 @@ impl Sweep {
     /// [`Error::Usage`] for parameters that the method does not take, places that the configuration does not have, and too
     /// many candidates; what [`Prepared::new`] refuses, with the candidate's name.
     pub fn new(nodes: &[Node], over: &[Over], settings: Settings) -> Result<Sweep> {
-        let [node] = nodes else {
-            return Err(Error::Usage(
-                "sweep: the configuration has several documents; merge the earlier ones first".into(),
-            ));
-        };
-        check_names(&Config::decode_any(node, settings.lenient)?, over)?;
+        let configs = chain::decoded(nodes, settings.lenient)?;
+        let result = chain::result(&configs)?;
+        check_names(&configs[result], over)?;
         let count = over.iter().try_fold(1_usize, |count, one| count.checked_mul(one.values.len()));
         if count.is_none_or(|count| count > MOST) {
             return Err(Error::Usage(format!("sweep: more than {MOST} candidates")));
         }
-        let candidates = combinations(over).iter().map(|set| Candidate::new(node, set)).collect::<Result<Vec<_>>>()?;
-        let mut notes = Vec::new();
-        for candidate in &candidates {
-            notes = candidate.prepare(&settings)?.notes().to_vec();
-        }
-        Ok(Sweep { candidates, settings, document: node.to_json(), notes })
+        let candidates =
+            combinations(over).iter().map(|set| Candidate::new(&nodes[result], set)).collect::<Result<Vec<_>>>()?;
+        let plan = |candidate: &Candidate| {
+            let mut nodes = nodes.to_vec();
+            nodes[result] = candidate.node.clone();
+            Chain::new(&nodes, settings.clone(), None).map_err(|error| error.within(&candidate.label))
+        };
+        let chain = plan(&candidates[0])?;
+        candidates[1..].iter().try_for_each(|candidate| plan(candidate).map(drop))?;
+        Ok(Sweep { chain, candidates, settings, documents: nodes.iter().map(Node::to_json).collect() })
     }
 
-    /// What was accepted and has no effect, or was left out.
-    pub fn notes(&self) -> &[String] {
-        &self.notes
+    /// What was accepted and has no effect, or was left out, by the first candidate.
+    pub fn notes(&self) -> Vec<String> {
+        self.chain.notes()
     }
 
     /// Merges and scores every candidate, and makes the best one `out`, with [`FILE`] in it. Of equal scores the first wins.
@@ -117,13 +123,31 @@ impl Sweep {
     /// As [`Prepared::run`] and [`Judge::score`], with the candidate's name. What was scored by then stays in `OUT.partial` for
     /// a run that resumes.
     pub fn run(&self, out: &Path, goal: Goal, command: &[String], judge: &mut dyn Judge, ctl: &Ctl) -> Result<Json> {
-        let first = self.candidates[0].prepare(&self.settings)?;
-        first.refuse_inputs(out)?;
+        self.chain.refuse_inputs(out)?;
+        let (parts, earlier) = self.chain.before(out, ctl)?;
+        let done = self.run_after(&earlier, out, goal, command, judge, ctl);
+        match parts {
+            // A run that goes on with scores needs the very files that they are of.
+            Some(parts) if done.is_ok() || !output::has_remnant(out) => parts.remove().and(done),
+            _ => done,
+        }
+    }
+
+    fn run_after(
+        &self,
+        earlier: &[Earlier],
+        out: &Path,
+        goal: Goal,
+        command: &[String],
+        judge: &mut dyn Judge,
+        ctl: &Ctl,
+    ) -> Result<Json> {
+        let first = self.candidates[0].prepare(&self.settings, earlier)?;
         first.fetch(ctl)?;
         let over: Vec<&Json> = self.candidates.iter().map(|candidate| &candidate.over).collect();
         let work = json!({
             "schema": "polmrs.sweep-journal/1",
-            "config": self.document,
+            "config": self.documents,
             "candidates": over,
             "goal": goal.name(),
             "score": command,
@@ -131,18 +155,25 @@ impl Sweep {
             "inputs": first.key()?,
         });
         let mut trials = Trials::begin(out, self.settings.build.overwrite, self.settings.build.resume, &work)?;
-        match self.try_all(&mut trials, goal, judge, ctl) {
-            Ok(()) => self.finish(trials, out, goal, &first, ctl),
+        match self.try_all(&mut trials, earlier, goal, judge, ctl) {
+            Ok(()) => self.finish(trials, earlier, out, goal, ctl),
             Err(error) => Err(trials.give_up(error)),
         }
     }
 
-    fn try_all(&self, trials: &mut Trials, goal: Goal, judge: &mut dyn Judge, ctl: &Ctl) -> Result<()> {
+    fn try_all(
+        &self,
+        trials: &mut Trials,
+        earlier: &[Earlier],
+        goal: Goal,
+        judge: &mut dyn Judge,
+        ctl: &Ctl,
+    ) -> Result<()> {
         for (number, candidate) in self.candidates.iter().enumerate() {
             let trial = Trial { number, of: self.candidates.len(), label: &candidate.label };
             trials.score(trial, goal, judge, ctl, |judge, folder| {
                 if !folder.exists() {
-                    judge.merging(trial, &mut || self.merge(candidate, folder, ctl))?;
+                    judge.merging(trial, &mut || self.merge(candidate, earlier, folder, ctl))?;
                 }
                 Ok(folder.to_path_buf())
             })?;
@@ -150,12 +181,12 @@ impl Sweep {
         Ok(())
     }
 
-    fn merge(&self, candidate: &Candidate, folder: &Path, ctl: &Ctl) -> Result<Json> {
+    fn merge(&self, candidate: &Candidate, earlier: &[Earlier], folder: &Path, ctl: &Ctl) -> Result<Json> {
         let build = build::Settings { overwrite: false, ..self.settings.build.clone() };
-        candidate.prepare(&Settings { build, ..self.settings.clone() })?.run(folder, ctl)
+        candidate.prepare(&Settings { build, ..self.settings.clone() }, earlier)?.run(folder, ctl)
     }
 
-    fn finish(&self, trials: Trials, out: &Path, goal: Goal, first: &Prepared, ctl: &Ctl) -> Result<Json> {
+    fn finish(&self, trials: Trials, earlier: &[Earlier], out: &Path, goal: Goal, ctl: &Ctl) -> Result<Json> {
         let scores = trials.scores().to_vec();
         let Some(best) = goal.best(&scores) else {
             return Err(Error::Internal("a sweep without candidates".into()));
@@ -164,16 +195,17 @@ impl Sweep {
         let rows: Vec<Json> =
             pairs.map(|(candidate, score)| json!({"parameters": candidate.over, "score": score})).collect();
         let winner = &self.candidates[best];
+        let described = self.chain.describe()?;
         let mut table = json!({
             "schema": "polmrs.sweep/1",
-            "method": first.describe()["method"],
+            "method": described["method"],
             "goal": goal.name(),
             "best": {"candidate": best, "parameters": winner.over, "score": scores[best]},
             "candidates": rows,
         });
-        trials.finish(best, FILE, &pretty(&table), |folder| self.merge(winner, folder, ctl))?;
+        trials.finish(best, FILE, &pretty(&table), |folder| self.merge(winner, earlier, folder, ctl))?;
         table["to"] = out.to_string_lossy().into();
-        table["output"] = first.describe()["output"].clone();
+        table["output"] = described["output"].clone();
         Ok(table)
     }
 }
@@ -191,8 +223,9 @@ impl Candidate {
         Ok(Candidate { over, label: label.join(" "), node })
     }
 
-    fn prepare(&self, settings: &Settings) -> Result<Prepared> {
-        Prepared::new(&self.node, settings.clone()).map_err(|error| error.within(&self.label))
+    fn prepare(&self, settings: &Settings, earlier: &[Earlier]) -> Result<Prepared> {
+        let prepared = Prepared::after(&self.node, settings.clone(), Extra::default(), earlier);
+        prepared.map_err(|error| error.within(&self.label))
     }
 }
 

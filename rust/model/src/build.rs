@@ -1,7 +1,8 @@
 //! From a plan to a model folder that appears whole: journal, resume, the files beside the weights, verification, report.
 
 use crate::beside::pretty;
-use crate::folder::{ADAPTER_STEM, ModelFolder};
+use crate::folder::ModelFolder;
+use crate::found::ADAPTER_STEM;
 use crate::report;
 use polmrs_core::{Ctl, Dtype, Error, Result};
 use polmrs_engine::durable::Record;
@@ -198,15 +199,20 @@ impl Build {
         }
     }
 
-    /// Begins the checkpoint, or goes on with one.
-    fn open(&self, output: &Output, contents: &dyn Contents) -> Result<Durable> {
-        let wanted = Wanted { digests: self.settings.verify || self.settings.report, survey: self.settings.report };
-        let mut work = json!({
-            "schema": "polmrs.journal/1",
+    /// What the bits and the files depend on, whatever the work: this program, this machine, how files are cut.
+    pub fn identity(&self) -> Json {
+        json!({
             "polmrs": env!("CARGO_PKG_VERSION"),
             "simd": format!("{:?}", polmrs_core::simd::level()), // transcendental functions differ
             "shard_size": self.settings.shard_size,
-        });
+        })
+    }
+
+    /// Begins the checkpoint, or goes on with one.
+    fn open(&self, output: &Output, contents: &dyn Contents) -> Result<Durable> {
+        let wanted = Wanted { digests: self.settings.verify || self.settings.report, survey: self.settings.report };
+        let mut work = self.identity();
+        work["schema"] = "polmrs.journal/1".into();
         if let (Some(work), Json::Object(own)) = (work.as_object_mut(), contents.work()?) {
             work.extend(own);
         }

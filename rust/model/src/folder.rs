@@ -2,37 +2,23 @@
 
 use crate::adapter::{Adapter, Applied, LoraConfig};
 use crate::announced::Announced;
+use crate::found::{Found, Kind, Pending, find, on_disk};
 use crate::reference::{Place, Reference};
 use polmrs_core::{Ctl, Error, Result};
-use polmrs_engine::source::{CheckpointSource, Meta, Source};
-use polmrs_hub::{Repo, Settings, cache};
-use polmrs_io::safetensors::Checkpoint;
+use polmrs_engine::source::{Meta, Source};
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+
+pub use crate::found::{ADAPTER_CONFIG, ReadQuantized, read_json, read_quantized_with, read_text};
 
 /// Bytes at the start of every tensor that the fingerprint covers.
 const SAMPLE: u64 = 4096;
-/// Bytes of a config or a card that are read; more is refused.
-const MAX_TEXT: u64 = 10 << 20;
-
-/// Gives the dense weights of a model whose config says that it is quantized; of any other, nothing.
-pub type ReadQuantized = fn(&Arc<dyn Source>, &Json) -> Result<Option<Arc<dyn Source>>>;
-
-static READ_QUANTIZED: OnceLock<ReadQuantized> = OnceLock::new();
-
-/// Says once, for the whole process, how quantized models are read. Formats are the business of a crate above this one;
-/// whoever composes both calls this before it opens a model. Without it their tensors are what their files hold.
-pub fn read_quantized_with(read: ReadQuantized) {
-    let _said_before = READ_QUANTIZED.set(read);
-}
 
 /// An open model.
 pub struct ModelFolder {
-    /// Its folder, or the folder of its file.
+    /// Its folder, or the folder of its file; where it is only announced, what messages call it.
     pub folder: PathBuf,
     /// The tensors; those of a quantized model dequantized, see [`read_quantized_with`].
     pub source: Arc<dyn Source>,
@@ -42,14 +28,8 @@ pub struct ModelFolder {
     adapter: Option<AdapterFolder>,
     /// What is still on the Hub.
     pending: Vec<Arc<dyn Pending>>,
-}
-
-/// Weights that are not here yet.
-pub(crate) trait Pending: Send + Sync {
-    /// How many bytes there are to come.
-    fn bytes(&self) -> u64;
-    /// Brings them; reads work from then on.
-    fn fetch(&self, ctl: &Ctl) -> Result<()>;
+    /// Nothing of it is written yet.
+    announced: bool,
 }
 
 /// Brings the weights of models that are on the Hub into the cache. Before that, their headers can be read and nothing
@@ -73,12 +53,7 @@ impl ModelFolder {
     pub fn open(reference: &str) -> Result<ModelFolder> {
         let Reference { model, adapter } = Reference::parse(reference)?;
         let Some(adapter) = adapter else { return open_model(&model, reference) };
-        let mut model = open_model(&model, &model.to_string())?;
-        let adapter = AdapterFolder::open(&adapter)?;
-        let applied = Applied::new(reference, Arc::clone(&model.source), Arc::clone(&adapter.adapter))?;
-        model.pending.extend(adapter.pending.clone());
-        let adapter = Some(AdapterFolder { below: Some(model.source), ..adapter });
-        Ok(ModelFolder { source: Arc::new(applied), adapter, ..model })
+        open_model(&model, &model.to_string())?.under(AdapterFolder::open(&adapter)?, reference)
     }
 
     /// Opens a model, or an adapter without a model: its tensors are then the factors that its file holds.
@@ -86,18 +61,61 @@ impl ModelFolder {
     /// # Errors
     /// As [`ModelFolder::open`].
     pub fn open_any(reference: &str) -> Result<ModelFolder> {
-        let Reference { model: place, adapter: None } = Reference::parse(reference)? else {
-            return ModelFolder::open(reference);
-        };
-        match find(&place, reference, Kind::Model)? {
-            found if found.kind == Kind::Model => found.model(),
-            found => {
-                let adapter = AdapterFolder::of(found, reference)?;
-                let (folder, source) = (adapter.folder.clone(), Arc::clone(&adapter.adapter.source));
-                let pending = adapter.pending.iter().cloned().collect();
-                Ok(ModelFolder { folder, source, config: None, adapter: Some(adapter), pending })
-            }
+        match Reference::parse(reference)? {
+            Reference { model, adapter: None } => open_either(&model, reference),
+            _ => ModelFolder::open(reference),
         }
+    }
+
+    /// Opens a folder that was written here, a model's or an adapter's; `label` is what messages call it.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::open`].
+    pub fn at(path: &Path, label: &str) -> Result<ModelFolder> {
+        open_either(&Place::Path(path.into()), label)
+    }
+
+    fn of(found: Found) -> Result<ModelFolder> {
+        let (source, config) = found.dense()?;
+        let pending = found.pending.into_iter().collect();
+        Ok(ModelFolder { folder: found.folder, source, config, adapter: None, pending, announced: false })
+    }
+
+    /// A model that is going to be written: all is known of it but its weights.
+    pub fn announced(name: &str, tensors: Vec<Meta>, config: Option<Json>) -> ModelFolder {
+        let source = Arc::new(Announced::new(name, tensors));
+        ModelFolder { folder: name.into(), source, config, adapter: None, pending: Vec::new(), announced: true }
+    }
+
+    /// An adapter that is going to be written.
+    ///
+    /// # Errors
+    /// As [`ModelFolder::open`].
+    pub fn announced_adapter(name: &str, tensors: Vec<Meta>, config: Json) -> Result<ModelFolder> {
+        let source: Arc<dyn Source> = Arc::new(Announced::new(name, tensors));
+        let adapter = Arc::new(Adapter::new(decoded(&config, name)?, source)?);
+        let folder = name.into();
+        Ok(AdapterFolder { folder, config, adapter, pending: None, below: None, announced: true }.alone())
+    }
+
+    /// This model with an adapter on it; `reference` is what messages call the two.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where one is not what it has to be, or they do not go together.
+    pub fn adapted(self, adapter: ModelFolder, reference: &str) -> Result<ModelFolder> {
+        let bad = |rule: &str| Err(Error::Checkpoint(format!("{reference}: {rule}")));
+        match adapter.adapter {
+            _ if self.adapter.is_some() => bad("what stands before the '+' is no model, or has an adapter already"),
+            Some(adapter) if adapter.below.is_none() => self.under(adapter, reference),
+            _ => bad("what stands after the '+' is no adapter"),
+        }
+    }
+
+    fn under(mut self, adapter: AdapterFolder, reference: &str) -> Result<ModelFolder> {
+        let applied = Applied::new(reference, Arc::clone(&self.source), Arc::clone(&adapter.adapter))?;
+        self.pending.extend(adapter.pending.clone());
+        let adapter = Some(AdapterFolder { below: Some(self.source), ..adapter });
+        Ok(ModelFolder { source: Arc::new(applied), adapter, ..self })
     }
 
     /// The adapter and its config, where it stands alone.
@@ -105,21 +123,16 @@ impl ModelFolder {
         self.adapter.as_ref().filter(|one| one.below.is_none()).map(|one| (&one.adapter, &one.config))
     }
 
-    /// Opens a folder that was written here; `label` is what messages call it.
-    pub fn at(path: &Path, label: &str) -> Result<ModelFolder> {
-        open_model(&Place::Path(path.into()), label)
-    }
-
-    /// A model that is going to be written: all is known of it but its weights.
-    pub fn announced(name: &str, tensors: Vec<Meta>, config: Option<Json>) -> ModelFolder {
-        let source = Arc::new(Announced::new(name, tensors));
-        ModelFolder { folder: name.into(), source, config, adapter: None, pending: Vec::new() }
-    }
-
     /// Every folder that is read.
     pub fn folders(&self) -> impl Iterator<Item = &Path> {
+        self.places().filter(|(_, announced)| !announced).map(|(folder, _)| folder)
+    }
+
+    /// The model's folder and that of an adapter on it, and whether they are only announced.
+    fn places(&self) -> impl Iterator<Item = (&Path, bool)> {
         let above = self.adapter.as_ref().filter(|one| one.below.is_some());
-        std::iter::once(self.folder.as_path()).chain(above.map(|one| one.folder.as_path()))
+        let above = above.map(|one| (one.folder.as_path(), one.announced));
+        std::iter::once((self.folder.as_path(), self.announced)).chain(above)
     }
 
     /// Whether the config ties the output head to the input embedding.
@@ -131,7 +144,7 @@ impl ModelFolder {
     /// What a card may show of it: `model`, or `model+adapter`, each the folder's own name, or `org/name@revision` of a
     /// model in the Hugging Face cache.
     pub fn name(&self) -> String {
-        self.folders().map(name).collect::<Vec<_>>().join("+")
+        self.places().map(|(folder, _)| name(folder)).collect::<Vec<_>>().join("+")
     }
 
     /// The licence that the model's card states in its front matter.
@@ -192,18 +205,21 @@ fn name(folder: &Path) -> String {
     }
 }
 
-/// What peft calls an adapter's config.
-pub const ADAPTER_CONFIG: &str = "adapter_config.json";
-pub(crate) const ADAPTER_STEM: &str = "adapter_model";
-pub(crate) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
-
 /// Opens a model without an adapter.
 fn open_model(place: &Place, label: &str) -> Result<ModelFolder> {
     let found = find(place, label, Kind::Model)?;
     if found.kind == Kind::Adapter {
         return Err(Error::Checkpoint(format!("{label}: is an adapter, not a model; write 'MODEL+{label}'")));
     }
-    found.model()
+    ModelFolder::of(found)
+}
+
+/// Opens a model, or an adapter alone.
+fn open_either(place: &Place, label: &str) -> Result<ModelFolder> {
+    match find(place, label, Kind::Model)? {
+        found if found.kind == Kind::Model => ModelFolder::of(found),
+        found => Ok(AdapterFolder::of(found, label)?.alone()),
+    }
 }
 
 /// The tensors that a folder or a file holds: a model's, dense if it is quantized, or an adapter's own.
@@ -222,6 +238,8 @@ struct AdapterFolder {
     pending: Option<Arc<dyn Pending>>,
     /// The model that it is applied to.
     below: Option<Arc<dyn Source>>,
+    /// Nothing of it is written yet.
+    announced: bool,
 }
 
 impl AdapterFolder {
@@ -236,137 +254,29 @@ impl AdapterFolder {
     fn of(found: Found, label: &str) -> Result<AdapterFolder> {
         let Found { folder, source, pending, .. } = found;
         let config = adapter_config(&folder, label)?;
-        let lora = LoraConfig::decode(&config).map_err(|error| error.within(label))?;
-        Ok(AdapterFolder { folder, config, adapter: Arc::new(Adapter::new(lora, source)?), pending, below: None })
+        let adapter = Arc::new(Adapter::new(decoded(&config, label)?, source)?);
+        Ok(AdapterFolder { folder, config, adapter, pending, below: None, announced: false })
     }
+
+    /// Without a model: the tensors are the factors.
+    fn alone(self) -> ModelFolder {
+        ModelFolder {
+            folder: self.folder.clone(),
+            source: Arc::clone(&self.adapter.source),
+            config: None,
+            pending: self.pending.iter().cloned().collect(),
+            announced: self.announced,
+            adapter: Some(self),
+        }
+    }
+}
+
+fn decoded(config: &Json, label: &str) -> Result<LoraConfig> {
+    LoraConfig::decode(config).map_err(|error| error.within(label))
 }
 
 fn adapter_config(folder: &Path, label: &str) -> Result<Json> {
     let file = folder.join(ADAPTER_CONFIG);
     let missing = || Error::NotFound(format!("{label}: is no peft adapter: there is no {}", file.display()));
     read_json(&file)?.ok_or_else(missing)
-}
-
-/// Which weights of a folder are meant, or were found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Model,
-    Adapter,
-}
-
-/// Weights, on disk or still on the Hub.
-struct Found {
-    folder: PathBuf,
-    source: Arc<dyn Source>,
-    kind: Kind,
-    pending: Option<Arc<dyn Pending>>,
-}
-
-impl Found {
-    /// The tensors, dequantized where the config says that they are quantized, and the config without that.
-    fn dense(&self) -> Result<(Arc<dyn Source>, Option<Json>)> {
-        let mut config = read_json(&self.folder.join("config.json"))?;
-        if let (Some(config), Some(read)) = (&mut config, READ_QUANTIZED.get())
-            && let Some(dense) = read(&self.source, config)?
-        {
-            config.as_object_mut().and_then(|config| config.shift_remove("quantization_config"));
-            return Ok((dense, Some(config.take())));
-        }
-        Ok((Arc::clone(&self.source), config))
-    }
-
-    fn model(self) -> Result<ModelFolder> {
-        let (source, config) = self.dense()?;
-        Ok(ModelFolder {
-            folder: self.folder,
-            source,
-            config,
-            adapter: None,
-            pending: self.pending.into_iter().collect(),
-        })
-    }
-
-    fn has_config(&self) -> bool {
-        self.folder.join(if self.kind == Kind::Model { "config.json" } else { ADAPTER_CONFIG }).exists()
-    }
-}
-
-/// Finds the weights of a place: on disk, in the cache, on the Hub.
-fn find(place: &Place, label: &str, wanted: Kind) -> Result<Found> {
-    let repo = match place {
-        Place::Path(path) => return on_disk(path, label, wanted),
-        Place::Hub(repo) => repo,
-    };
-    let settings = Settings::from_env();
-    let snapshot = cache::snapshot(&settings, repo);
-    let missing = match snapshot.as_ref().map(|snapshot| on_disk(snapshot, label, wanted)) {
-        Some(Err(Error::NotFound(message))) => format!("'{repo}': is not whole in the cache: {message}"),
-        // Weights without a config: somebody fetched these alone. Where nobody can be asked, they have to do.
-        Some(Ok(found)) if cfg!(feature = "hub") && !settings.offline && !found.has_config() => String::new(),
-        Some(other) => return other,
-        None => format!("'{repo}': no such local folder, and not in the cache {}", settings.cache.display()),
-    };
-    on_hub(repo, label, wanted, &settings, &missing)
-}
-
-fn on_disk(path: &Path, label: &str, wanted: Kind) -> Result<Found> {
-    let weights = path.join(ADAPTER_WEIGHTS);
-    let opened = match wanted {
-        Kind::Model => Checkpoint::open(path),
-        // A pickle's error says why it is refused, and what to do.
-        Kind::Adapter if !weights.exists() => Checkpoint::open(&path.join("adapter_model.bin")),
-        Kind::Adapter => Checkpoint::open(&weights),
-    };
-    let checkpoint = opened.map_err(|error| match error {
-        Error::NotFound(message) if !path.exists() => Error::NotFound(format!(
-            "{message} (a model is a local folder or file, or org/name[@revision] of the Hugging Face Hub)"
-        )),
-        other => other,
-    })?;
-    let named = path.file_name().is_some_and(|name| name == ADAPTER_WEIGHTS);
-    let whole = path.is_dir() && checkpoint.files().eq([weights]);
-    let kind = if named || whole { Kind::Adapter } else { Kind::Model };
-    let folder = match path.parent() {
-        _ if path.is_dir() => path,
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    let source = Arc::new(CheckpointSource::new(label, checkpoint));
-    Ok(Found { folder: folder.into(), source, kind, pending: None })
-}
-
-#[cfg(feature = "hub")]
-fn on_hub(repo: &Repo, label: &str, wanted: Kind, settings: &Settings, missing: &str) -> Result<Found> {
-    if settings.offline {
-        return Err(Error::NotFound(format!("{missing}; HF_HUB_OFFLINE forbids to ask the Hub")));
-    }
-    let source = Arc::new(crate::remote::RemoteSource::open(label, repo, settings, wanted)?);
-    let pending: Option<Arc<dyn Pending>> = Some(Arc::clone(&source) as Arc<dyn Pending>);
-    Ok(Found { folder: source.folder(), kind: source.kind(), source, pending })
-}
-
-#[cfg(not(feature = "hub"))]
-fn on_hub(repo: &Repo, _: &str, _: Kind, _: &Settings, missing: &str) -> Result<Found> {
-    Err(Error::NotFound(format!("{missing}; this build does not download: `hf download {}` does", repo.id)))
-}
-
-/// A small JSON file, if it is there.
-pub fn read_json(path: &Path) -> Result<Option<Json>> {
-    let Some(text) = read_text(path)? else { return Ok(None) };
-    serde_json::from_str(&text).map(Some).map_err(|error| Error::Checkpoint(format!("{}: {error}", path.display())))
-}
-
-/// A small text file, if it is there.
-pub fn read_text(path: &Path) -> Result<Option<String>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(path, "open")(error)),
-    };
-    let mut text = String::new();
-    file.take(MAX_TEXT + 1).read_to_string(&mut text).map_err(Error::io(path, "read"))?;
-    if text.len() as u64 > MAX_TEXT {
-        return Err(Error::Checkpoint(format!("{}: more than {MAX_TEXT} bytes", path.display())));
-    }
-    Ok(Some(text))
 }

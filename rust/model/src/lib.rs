@@ -2,7 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`folder`], [`reference`] | an input model, local or on the Hub, and what it may be called |
+//! | [`folder`], [`reference`], `found` | an input model, local or on the Hub, what it may be called, where it is found |
 //! | [`adapter`] | LoRA adapters on a model, computed as they are read |
 //! | [`beside`] | the files beside the weights: tokenizer, configs, licence |
 //! | [`card`] | the model card of a result |
@@ -15,6 +15,7 @@ pub mod beside;
 pub mod build;
 pub mod card;
 pub mod folder;
+mod found;
 pub mod reference;
 #[cfg(feature = "hub")]
 mod remote;

@@ -1,6 +1,6 @@
 //! A checkpoint on the Hub as a source: its headers are read at once, its weights are brought when the work begins.
 
-use crate::folder::{ADAPTER_WEIGHTS, Kind, Pending};
+use crate::found::{ADAPTER_WEIGHTS, Kind, Pending};
 use polmrs_core::{Ctl, Error, Result};
 use polmrs_engine::source::{CheckpointSource, Meta, Source};
 use polmrs_hub::{Remote, Repo, Settings};

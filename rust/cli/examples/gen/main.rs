@@ -13,7 +13,7 @@
 mod quantize;
 
 use polmrs_merge::methods::METHODS;
-use polmrs_merge::spec::{Base, Choices, Default, Param, Range, Scope, Spec, Value};
+use polmrs_merge::spec::{Base, Choices, Default, Param, Preset, Range, Scope, Spec, Value};
 use serde_json::{Value as Json, json};
 use std::fmt::Write;
 use std::fs;
@@ -128,16 +128,16 @@ fn classes() -> String {
                 _ => "float".to_owned(),
             };
             let default = default_text(param).map_or_else(String::new, |default| format!(" = {default}"));
-            let _ = writeln!(text, "    {}: {kind}{default}", field(param));
+            let _ = writeln!(text, "    {}: {kind}{default}", field(param.name));
             let _ = writeln!(text, "    \"\"\"{}\"\"\"", param.doc);
         }
-        if !spec.paper_values.is_empty() {
-            let values: Vec<String> =
-                spec.paper_values.iter().map(|(name, value)| format!("{name}={}", python(value))).collect();
+        if let Some(preset) = &spec.preset {
+            let value = |(name, value): &(&str, Value)| format!("{}={}", field(name), python(value));
+            let values: Vec<String> = preset.values.iter().map(value).collect();
             let _ = write!(
                 text,
-                "\n    @classmethod\n    def paper(cls) -> Self:\n        \"\"\"The values of {}.\"\"\"\n        return cls({})\n",
-                spec.paper,
+                "\n    @classmethod\n    def paper(cls) -> Self:\n        \"\"\"{}\"\"\"\n        return cls({})\n",
+                preset.source.replace('`', "``"),
                 values.join(", ")
             );
         }
@@ -167,8 +167,9 @@ fn effective(spec: &Spec) -> impl Iterator<Item = &Param> {
     spec.params.iter().filter(|param| !matches!(param.default, Default::Ignored(_)))
 }
 
-fn field(param: &Param) -> &str {
-    if param.name == "lambda" { "lambda_" } else { param.name }
+/// The field of a parameter.
+fn field(name: &str) -> &str {
+    if name == "lambda" { "lambda_" } else { name }
 }
 
 fn default_text(param: &Param) -> Option<String> {
@@ -260,10 +261,10 @@ fn pages() -> String {
             };
             let _ = writeln!(text, "| `{}` | {scope} | {default} | {values} | {} |", param.name, param.doc);
         }
-        if !spec.paper_values.is_empty() {
+        if let Some(Preset { values, source }) = &spec.preset {
             let values: Vec<String> =
-                spec.paper_values.iter().map(|(name, value)| format!("`{name}={}`", python(value))).collect();
-            let _ = write!(text, "\n`{}.paper()` sets {}.\n", spec.class, values.join(", "));
+                values.iter().map(|(name, value)| format!("`{}={}`", field(name), python(value))).collect();
+            let _ = write!(text, "\n`{}.paper()` sets {}. {source}\n", spec.class, values.join(", "));
         }
     }
     text

@@ -29,14 +29,14 @@ pub(crate) fn merge(args: &Merge, ctl: &Ctl) -> Result<()> {
     if !args.writing.quiet {
         prepared.notes().iter().for_each(|note| eprintln!("note: {note}"));
     }
-    let report = merged(&args.out, &args.writing, ctl, &mut || prepared.run(&args.out, ctl))?;
+    let report = merged(&args.out, args.writing.quiet, ctl, || prepared.run(&args.out, ctl))?;
     tell(&report, &args.out, args.merging.resources.json);
     Ok(())
 }
 
 /// Runs what writes a folder, with its progress; after an interruption, says what is left.
-pub(super) fn merged(out: &Path, args: &Writing, ctl: &Ctl, work: &mut dyn FnMut() -> Result<Json>) -> Result<Json> {
-    shown(args.quiet, "merging", ctl, work).inspect_err(|error| {
+pub(super) fn merged<T>(out: &Path, quiet: bool, ctl: &Ctl, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    shown(quiet, "merging", ctl, work).inspect_err(|error| {
         if matches!(error, Error::Cancelled | Error::Io { .. }) {
             explain_remnant(out);
         }

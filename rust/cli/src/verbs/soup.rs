@@ -21,7 +21,7 @@ pub(crate) fn soup(args: &Args, ctl: &Ctl) -> Result<()> {
         soup.notes().iter().for_each(|note| eprintln!("note: {note}"));
     }
     let Some((goal, mut scorer)) = greedy else {
-        let report = merged(&args.to, &args.writing, ctl, &mut || soup.uniform(&args.to, ctl))?;
+        let report = merged(&args.to, args.writing.quiet, ctl, || soup.uniform(&args.to, ctl))?;
         tell(&report, &args.to, args.resources.json);
         return Ok(());
     };

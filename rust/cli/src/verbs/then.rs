@@ -1,22 +1,19 @@
-//! `polmrs merge --then 'quantize ..'`: the merge goes into a folder beside the output, and the next step reads it there.
+//! `polmrs merge --then 'quantize ..'`: the merge goes into `OUT.parts`, and the next step reads it there.
 //!
 //! The next step is planned on the merge's headers before anything is written, so what it refuses costs no merge. The
-//! result is that of the two commands, bit for bit. The folder between them, `OUT.then-PID`, is gone at the end, however it
-//! ends: a run that is interrupted starts over.
+//! result is that of the two commands, bit for bit. A run that is interrupted leaves the merge, or with `--resume` what there
+//! is of it, for the next; otherwise `OUT.parts` is gone at the end.
 
-use super::merge::{read, settings};
+use super::merge::{merged, read, settings};
 use super::quantize;
 use crate::args::quantize::Quantize;
 use crate::args::{Args, Merge, Verb};
-use crate::progress::shown;
 use clap::Parser;
 use polmrs_core::{Ctl, Error, Result};
-use polmrs_io::output;
 use polmrs_merge::chain::Chain;
 use polmrs_model::build;
 use polmrs_quant::run::Prepared;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
 
 /// What the merge is called between the steps, in the card too.
 const NAME: &str = "merged";
@@ -31,12 +28,10 @@ pub(crate) fn merge(args: &Merge, step: &str, ctl: &Ctl) -> Result<()> {
         notes.for_each(|note| eprintln!("note: {note}"));
     }
     chain.refuse_inputs(&args.out)?;
-    output::check(&args.out, args.writing.overwrite)?;
-    let between = Between::new(&args.out)?;
-    let merged = between.0.join(NAME);
-    shown(asked.quiet, "merging", ctl, || chain.run(&merged, ctl))?;
-    let prepared = Prepared::new(&merged.to_string_lossy(), quantize::config(&asked)?, settings)?;
-    quantize::run(&asked, &prepared, &args.out, ctl)
+    let merged = merged(&args.out, asked.quiet, ctl, || chain.run_beside(&args.out, NAME, ctl))?;
+    let done = Prepared::new(&merged.folder().to_string_lossy(), quantize::config(&asked)?, settings)
+        .and_then(|prepared| quantize::run(&asked, &prepared, &args.out, ctl));
+    merged.settle(done)
 }
 
 /// The step's arguments, with those of the merge that hold for both.
@@ -59,29 +54,11 @@ fn parse(step: &str, args: &Merge) -> Result<Quantize> {
     asked.threads = asked.threads.or(args.merging.resources.threads);
     asked.max_memory = asked.max_memory.or(args.merging.resources.max_memory);
     asked.shard_size = asked.shard_size.min(args.merging.resources.shard_size);
+    asked.sync_every = asked.sync_every.min(args.writing.sync_every);
+    asked.resume |= args.writing.resume;
     asked.verify |= args.writing.verify;
     asked.report |= args.writing.report;
     asked.json |= args.merging.resources.json;
     asked.quiet |= args.writing.quiet;
     Ok(*asked)
-}
-
-/// A folder beside the output that goes when this is dropped.
-struct Between(PathBuf);
-
-impl Between {
-    fn new(out: &Path) -> Result<Between> {
-        let out = output::resolve(out)?;
-        let mut name = out.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".then-{}", std::process::id()));
-        let folder = out.with_file_name(name);
-        std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "create"))?;
-        Ok(Between(folder))
-    }
-}
-
-impl Drop for Between {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0); // what led here is the one to tell
-    }
 }

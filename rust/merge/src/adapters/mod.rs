@@ -143,6 +143,11 @@ impl Adapters {
         products.chain(self.own.iter().map(AsRef::as_ref)).collect()
     }
 
+    /// `adapter_config.json` of the result.
+    pub(crate) fn config(&self) -> &Json {
+        &self.config
+    }
+
     /// What a plan and a report say of it; once it has run, how much the rank has left out `of` the modules of this run.
     pub(crate) fn describe(&self) -> Json {
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);

@@ -21,7 +21,7 @@ use crate::tokenizer;
 use parts::References;
 use polmrs_core::error::did_you_mean;
 use polmrs_core::{Dtype, Result};
-use polmrs_io::yaml::{Field, Node};
+use polmrs_io::yaml::{Field, Node, Value};
 use std::ops::Range;
 
 /// What to merge, and how.
@@ -117,6 +117,7 @@ impl Config {
 
     fn read(node: &Node, lenient: bool, over_zero: bool) -> Result<Config> {
         let root = if lenient { node.root().lenient() } else { node.root() };
+        refuse_other_commands(&root)?;
         let mut fields = root.fields()?;
         let method =
             fields.required("merge_method", |field| methods::find(&field.as_text()?).map_err(|e| field.error(e)))?;
@@ -171,6 +172,20 @@ impl Part {
     /// How many output layers it has; `None` for all of its models'.
     pub fn layers(&self) -> Option<u64> {
         self.members[0].layers.as_ref().map(|layers| layers.end - layers.start)
+    }
+}
+
+/// Keys of configurations that are no merges, and the command of mergekit that reads them.
+const OTHER_COMMANDS: [(&str, &str); 2] = [("experts", "mergekit-moe"), ("genome", "mergekit-evolve")];
+
+fn refuse_other_commands(root: &Field<'_>) -> Result<()> {
+    let Value::Map(map) = root.value() else { return Ok(()) };
+    let other = OTHER_COMMANDS.iter().find(|(key, _)| map.get(key).is_some());
+    match other.filter(|_| map.get("merge_method").is_none()) {
+        None => Ok(()),
+        Some((key, command)) => {
+            Err(root.error(format_args!("'{key}': this is a configuration of {command}, which is not in polmrs")))
+        }
     }
 }
 

@@ -29,7 +29,7 @@ static SPEC: Spec = Spec {
     base: Base::Required,
     models: (1, 1),
     params: &[],
-    paper_values: &[],
+    preset: None,
 };
 
 impl Method for ArceeFusion {

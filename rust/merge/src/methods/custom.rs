@@ -22,7 +22,7 @@ static SPEC: Spec = Spec {
     base: Base::Optional,
     models: (1, usize::MAX),
     params: &[],
-    paper_values: &[],
+    preset: None,
 };
 
 impl Method for Custom {

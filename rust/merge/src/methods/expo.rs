@@ -28,7 +28,7 @@ static SPEC: Spec = Spec {
         range: Range::Finite,
         doc: "How far beyond the aligned model, in lengths of its task vector.",
     }],
-    paper_values: &[],
+    preset: None,
 };
 
 impl Method for ExPO {

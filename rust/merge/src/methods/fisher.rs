@@ -25,7 +25,7 @@ static SPEC: Spec = Spec {
     base: Base::Ignored,
     models: (1, usize::MAX),
     params: &[Param::STATISTICS, Param::each("weight", 1.0, "Factor on the model's Fisher information.")],
-    paper_values: &[],
+    preset: None,
 };
 
 impl Method for Fisher {

@@ -28,7 +28,7 @@ pub(super) static KARCHER: Span = Span {
             Param::number("max_iter", 10.0, Range::Count, "The most iterations."),
             Param::number("tol", 1e-5, Range::Finite, "The length at which a step counts as none."),
         ],
-        paper_values: &[],
+        preset: None,
     },
     vectors: Vectors::Inputs,
     extent: |_| Extent::Tensor,

@@ -27,7 +27,7 @@ static SPEC: Spec = Spec {
         Param::weight("Weight of the model."),
         Param::flag("normalize", true, "Divide by the sum of the weights."),
     ],
-    paper_values: &[],
+    preset: None,
 };
 
 impl Method for Linear {

@@ -23,7 +23,7 @@ pub(super) static METAGPT: Span = Span {
         base: Base::Required,
         models: (1, usize::MAX),
         params: &[],
-        paper_values: &[],
+        preset: None,
     },
     vectors: Vectors::TaskVectors,
     extent: |_| Extent::Model,

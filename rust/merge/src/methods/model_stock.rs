@@ -23,7 +23,7 @@ pub(super) static MODEL_STOCK: Span = Span {
         base: Base::Required,
         models: (2, usize::MAX),
         params: &[Param::flag("filter_wise", false, "One angle for every row instead of one for the tensor.")],
-        paper_values: &[],
+        preset: None,
     },
     vectors: Vectors::TaskVectors,
     extent: |params| if params.flag("filter_wise") { Extent::Row } else { Extent::Tensor },

@@ -29,7 +29,7 @@ pub(super) static MULTISLERP: Span = Span {
             Param::flag("normalize_weights", true, "Divide the weights by their sum."),
             Param::number("eps", 1e-8, Range::Finite, "What keeps divisions by a length from failing."),
         ],
-        paper_values: &[],
+        preset: None,
     },
     vectors: Vectors::TaskVectors,
     extent: |_| Extent::Tensor,

@@ -29,7 +29,7 @@ static SPEC: Spec = Spec {
         range: Range::Finite,
         doc: "The distance up to which the other model is taken whole.",
     }],
-    paper_values: &[],
+    preset: None,
 };
 
 impl Method for NearSwap {

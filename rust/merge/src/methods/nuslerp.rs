@@ -35,7 +35,7 @@ pub(super) static NUSLERP: Span = Span {
                 "Where nuslerp_flatten is off: one vector along the first dimension (a column) instead of the last.",
             ),
         ],
-        paper_values: &[],
+        preset: None,
     },
     vectors: Vectors::TaskVectors,
     extent: |params| match (params.flag("nuslerp_flatten"), params.flag("nuslerp_row_wise")) {

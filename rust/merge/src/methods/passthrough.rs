@@ -29,7 +29,7 @@ static SPEC: Spec = Spec {
         range: Range::Finite,
         doc: "Factor on every element.",
     }],
-    paper_values: &[],
+    preset: None,
 };
 
 impl Method for Passthrough {

@@ -34,7 +34,7 @@ pub(super) static RAM: Ram = Ram {
         base: Base::Required,
         models: (1, usize::MAX),
         params: &[EPSILON],
-        paper_values: &[],
+        preset: None,
     },
     plus: false,
 };
@@ -55,7 +55,7 @@ pub(super) static RAMPLUS_TL: Ram = Ram {
             Param::number("alpha", 0.2, Range::Finite, "The most that the ratio counts."),
             EPSILON,
         ],
-        paper_values: &[],
+        preset: None,
     },
     plus: true,
 };

@@ -36,7 +36,7 @@ static SPEC: Spec = Spec {
         Param::number("alpha", 0.9, Range::Unit, "Factor on what lies off the diagonal of the products of inputs."),
         Param::number("ridge", 1e-6, Range::Unit, "What is added to the diagonal, in shares of its mean."),
     ],
-    paper_values: &[],
+    preset: None,
 };
 
 impl Method for RegMean {

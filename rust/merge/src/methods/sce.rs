@@ -11,7 +11,7 @@
 use super::delta::subtract;
 use crate::params::Params;
 use crate::ranking::{Chosen, Count, Query, Streams, choose};
-use crate::spec::{Base, Method, Param, Range, Scope, Spec, Tensor};
+use crate::spec::{Base, Method, Param, Preset, Range, Scope, Spec, Tensor, Value};
 use polmrs_core::reduce::{Ordered, dot};
 use polmrs_core::{Result, simd};
 use polmrs_engine::{Block, Grain, Later, Scope as Gather, Scratch, Stage};
@@ -38,7 +38,10 @@ static SPEC: Spec = Spec {
         ),
         Param::ignored("int8_mask", Scope::Shared, "it changes the type of temporaries only"),
     ],
-    paper_values: &[("select_topk", crate::spec::Value::Number(0.1))],
+    preset: Some(Preset {
+        values: &[("select_topk", Value::Number(0.1))],
+        source: "The value that FuseChat was merged with: `fusechat-sce.yml` of fanqiwan/FuseAI.",
+    }),
 };
 
 impl Method for Sce {

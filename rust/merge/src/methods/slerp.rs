@@ -36,7 +36,7 @@ pub(super) static SLERP: Span = Span {
             range: Range::Finite,
             doc: "Where between the base (0) and the other model (1).",
         }],
-        paper_values: &[],
+        preset: None,
     },
     vectors: Vectors::Inputs,
     extent: |_| Extent::Tensor,

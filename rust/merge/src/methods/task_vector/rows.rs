@@ -1,7 +1,7 @@
 //! The methods of the family: what each sparsifies by, whether it elects signs, and its defaults.
 
 use super::{Sparsify, TaskVectors};
-use crate::spec::{Base, Choices, Default, Param, Range, Scope, Spec, Value};
+use crate::spec::{Base, Choices, Default, Param, Preset, Range, Scope, Spec, Value};
 
 const WEIGHT: Param = Param::weight("Weight of the model's task vector.");
 const LAMBDA: Param = Param::number("lambda", 1.0, Range::Finite, "Factor on the merged task vector.");
@@ -60,6 +60,13 @@ const ZERO_SIGN: Param = Param::choice(
     "The sign elected where the sum is 0: positive, or that of most sums of the whole model.",
 );
 
+/// 0.9 and more is what the paper drops of one model that is merged with nothing.
+const DARE_PRESET: Option<Preset> = Some(Preset {
+    values: &[("density", Value::Number(0.8)), ("rescale", Value::Choice("expected"))],
+    source: "The values of the authors of arXiv:2311.03099 for merges of language models (README of yule-BUAA/MergeLM): drop rate 0.2.",
+});
+const MAGPRUNE: &str = "The values of the authors of arXiv:2406.11617 in the README of declare-lab/della: drop rate 0.3, window 0.14 (twice `epsilon`).";
+
 pub(in crate::methods) static TASK_ARITHMETIC: TaskVectors = TaskVectors {
     spec: Spec {
         name: "task_arithmetic",
@@ -79,7 +86,7 @@ pub(in crate::methods) static TASK_ARITHMETIC: TaskVectors = TaskVectors {
             Param::ignored("density", Scope::PerModel, "nothing is dropped; use ties or dare_linear"),
             Param::ignored("rescale", Scope::Shared, "nothing is dropped, so nothing is rescaled"),
         ],
-        paper_values: &[],
+        preset: None,
     },
     sparsify: Sparsify::Nothing,
     consensus: false,
@@ -97,11 +104,14 @@ pub(in crate::methods) static TIES: TaskVectors = TaskVectors {
         base: Base::Required,
         models: (1, usize::MAX),
         params: &[WEIGHT, DENSITY, TRIM_SCOPE, normalize(true), RESCALE, LAMBDA, ZERO_SIGN, INT8_MASK],
-        paper_values: &[
-            ("density", Value::Number(0.2)),
-            ("trim_scope", Value::Choice("model")),
-            ("zero_sign", Value::Choice("majority")),
-        ],
+        preset: Some(Preset {
+            values: &[
+                ("density", Value::Number(0.2)),
+                ("trim_scope", Value::Choice("model")),
+                ("zero_sign", Value::Choice("majority")),
+            ],
+            source: "The values of arXiv:2306.01708 and of its authors' code, prateeky2806/ties-merging.",
+        }),
     },
     sparsify: Sparsify::Largest,
     consensus: true,
@@ -119,7 +129,7 @@ pub(in crate::methods) static DARE_TIES: TaskVectors = TaskVectors {
         base: Base::Required,
         models: (1, usize::MAX),
         params: &[WEIGHT, DENSITY, normalize(false), RESCALE_DRAWN, LAMBDA, ZERO_SIGN, INT8_MASK],
-        paper_values: &[("density", Value::Number(0.1)), ("rescale", Value::Choice("expected"))],
+        preset: DARE_PRESET,
     },
     sparsify: Sparsify::AtRandom,
     consensus: true,
@@ -137,7 +147,7 @@ pub(in crate::methods) static DARE_LINEAR: TaskVectors = TaskVectors {
         base: Base::Required,
         models: (1, usize::MAX),
         params: &[WEIGHT, DENSITY, normalize(false), RESCALE_DRAWN, LAMBDA, INT8_MASK],
-        paper_values: &[("density", Value::Number(0.1)), ("rescale", Value::Choice("expected"))],
+        preset: DARE_PRESET,
     },
     sparsify: Sparsify::AtRandom,
     consensus: false,
@@ -155,7 +165,7 @@ pub(in crate::methods) static BREADCRUMBS: TaskVectors = TaskVectors {
         base: Base::Required,
         models: (1, usize::MAX),
         params: &[WEIGHT, DENSITY, GAMMA, normalize(false), RESCALE, LAMBDA, INT8_MASK],
-        paper_values: &[],
+        preset: None,
     },
     sparsify: Sparsify::Band,
     consensus: false,
@@ -173,7 +183,7 @@ pub(in crate::methods) static BREADCRUMBS_TIES: TaskVectors = TaskVectors {
         base: Base::Required,
         models: (1, usize::MAX),
         params: &[WEIGHT, DENSITY, GAMMA, normalize(false), RESCALE, LAMBDA, ZERO_SIGN, INT8_MASK],
-        paper_values: &[],
+        preset: None,
     },
     sparsify: Sparsify::Band,
     consensus: true,
@@ -191,7 +201,15 @@ pub(in crate::methods) static DELLA: TaskVectors = TaskVectors {
         base: Base::Required,
         models: (1, usize::MAX),
         params: &[WEIGHT, DENSITY, EPSILON, normalize(true), RESCALE_DRAWN, LAMBDA, ZERO_SIGN, INT8_MASK],
-        paper_values: &[("rescale", Value::Choice("expected"))],
+        preset: Some(Preset {
+            values: &[
+                ("density", Value::Number(0.7)),
+                ("epsilon", Value::Number(0.07)),
+                ("rescale", Value::Choice("expected")),
+                ("lambda", Value::Number(1.1)),
+            ],
+            source: MAGPRUNE,
+        }),
     },
     sparsify: Sparsify::ByRank,
     consensus: true,
@@ -209,7 +227,14 @@ pub(in crate::methods) static DELLA_LINEAR: TaskVectors = TaskVectors {
         base: Base::Required,
         models: (1, usize::MAX),
         params: &[WEIGHT, DENSITY, EPSILON, normalize(false), RESCALE_DRAWN, LAMBDA, INT8_MASK],
-        paper_values: &[("rescale", Value::Choice("expected"))],
+        preset: Some(Preset {
+            values: &[
+                ("density", Value::Number(0.7)),
+                ("epsilon", Value::Number(0.07)),
+                ("rescale", Value::Choice("expected")),
+            ],
+            source: MAGPRUNE,
+        }),
     },
     sparsify: Sparsify::ByRank,
     consensus: false,

@@ -1,23 +1,22 @@
 //! A merge from a configuration to an output folder.
 
+mod contents;
+
 use crate::adapters::{self, Adapters};
-use crate::chain::{self, Earlier};
+use crate::chain::Earlier;
 use crate::config::{self, Config};
 use crate::extra::Extra;
 use crate::program::{self, Opened};
 use crate::relayer::relayer;
-use crate::tokenizer::files::Action;
 use crate::tokenizer::remap::Remapped;
 use crate::tokenizer::{Member, Vocabulary};
+use contents::Merged;
 use polmrs_core::{Ctl, Error, Result};
 use polmrs_engine::Sink;
 use polmrs_engine::source::{Meta, Source};
-use polmrs_io::output::Output;
 use polmrs_io::yaml::Node;
-use polmrs_model::beside::{self, SIDECARS, TOKENIZER, pretty};
-use polmrs_model::build::{self, Build, Contents};
-use polmrs_model::card::{self, Card};
-use polmrs_model::{ModelFolder, fetch};
+use polmrs_model::build::{self, Build};
+use polmrs_model::{ModelFolder, beside, card, fetch};
 use serde_json::{Map, Value as Json, json};
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -106,9 +105,9 @@ impl Prepared {
         &self.build.plan().notes
     }
 
-    /// Whether the result is an adapter.
-    pub(crate) fn is_adapter(&self) -> bool {
-        self.adapters.is_some()
+    /// `adapter_config.json` of the result, where it is an adapter.
+    pub(crate) fn adapter_config(&self) -> Option<&Json> {
+        self.adapters.as_ref().map(Adapters::config)
     }
 
     /// What later documents call the result.
@@ -141,7 +140,7 @@ impl Prepared {
     pub(crate) fn key(&self) -> Result<String> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
         let once = self.extra.function.is_some().then(|| format!("{now} {}", std::process::id()));
-        let work = json!([self.work(&self.prints()?)?, once]).to_string();
+        let work = json!([self.build.identity(), self.work(&self.prints()?)?, once]).to_string();
         Ok(Sha256::digest(work).iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
@@ -179,7 +178,7 @@ impl Prepared {
             return Err(Error::Usage(format!("resume: {rule}")));
         }
         self.fetch(ctl)?;
-        let contents = Merged { prepared: self, prints: self.prints()? };
+        let contents = Merged::new(self, self.prints()?);
         let done = self.reading(|sources| self.build.run(sources, &contents, out, ctl))?;
         let mut report = self.describe();
         report["schema"] = "polmrs.merge/1".into();
@@ -225,18 +224,6 @@ impl Prepared {
         }))
     }
 
-    /// What a survey compares results with: the first input of every job.
-    fn reference(&self) -> String {
-        if self.adapters.is_some() {
-            return if self.config.over_zero { "no change".into() } else { self.models[self.config.donor()].name() };
-        }
-        let mut firsts = self.build.plan().jobs.iter().filter_map(|job| job.inputs.first()).map(|input| input.source);
-        match firsts.next() {
-            Some(first) if first < self.models.len() && firsts.all(|other| other == first) => self.models[first].name(),
-            _ => "the first model of each tensor".into(),
-        }
-    }
-
     /// Refuses to write over a model that is read, or over a folder that holds one.
     pub(crate) fn refuse_inputs(&self, out: &Path) -> Result<()> {
         let references = self.config.models.iter().map(|model| model.reference.as_str());
@@ -251,69 +238,6 @@ impl Prepared {
         }
         self.vocabulary.amend_config(&mut config);
         Some(config)
-    }
-}
-
-/// A merge whose inputs are here.
-struct Merged<'a> {
-    prepared: &'a Prepared,
-    prints: Vec<String>,
-}
-
-impl Contents for Merged<'_> {
-    fn work(&self) -> Result<Json> {
-        self.prepared.work(&self.prints)
-    }
-
-    /// Bare files have nothing beside theirs, and so has what is made of them.
-    fn beside(&self, output: &Output) -> Result<()> {
-        let Prepared { config, models, vocabulary, adapters, .. } = self.prepared;
-        if let Some(adapters) = adapters {
-            adapters.beside(output, &models[0])?;
-            return self.describing(output);
-        }
-        if models.iter().all(|model| model.config.is_none()) {
-            return Ok(());
-        }
-        let amend =
-            |name: &str, json: &mut Json| name == "generation_config.json" && vocabulary.amend_generation_config(json);
-        for name in TOKENIZER.into_iter().chain(SIDECARS) {
-            match vocabulary.files.action(name, &models[config.donor()].folder) {
-                Action::Write(text) => output.put(name, text.as_bytes())?,
-                Action::Copy(from) if from.is_file() => beside::copy(output, &from, name, amend)?,
-                Action::Copy(_) | Action::Nothing => {}
-            }
-        }
-        if let Some(config) = self.prepared.output_config() {
-            output.put("config.json", pretty(&config).as_bytes())?;
-        }
-        self.describing(output)
-    }
-
-    fn reported(&self) -> (String, String) {
-        (self.prepared.config.method.spec().name.into(), self.prepared.reference())
-    }
-}
-
-impl Merged<'_> {
-    /// Writes the card and the configuration.
-    fn describing(&self, output: &Output) -> Result<()> {
-        let Prepared { config, models, earlier, adapters, .. } = self.prepared;
-        let text = chain::text(&[earlier.as_slice(), &[self.prepared.named()]].concat());
-        let role = |at| if config.base == Some(at) { "base" } else { "model" };
-        let inputs = models.iter().zip(&self.prints).enumerate();
-        let spec = config.method.spec();
-        let card = Card {
-            title: if adapters.is_some() { "Merged adapter" } else { "Merged model" },
-            library: if adapters.is_some() { "peft" } else { "transformers" },
-            tag: "merge",
-            method: spec.name,
-            paper: spec.paper,
-            inputs: inputs.map(|(at, (model, print))| (model, role(at), print.as_str())).collect(),
-            configuration: &text,
-        };
-        output.put("README.md", card.markdown()?.as_bytes())?;
-        output.put("mergekit_config.yml", text.as_bytes())
     }
 }
 
