@@ -63,7 +63,8 @@ def sweep(
 
     ``over={"density": [0.1, 0.3], "weight": [0.5, 1.0]}`` is four candidates, the last parameter changing fastest; of
     equal scores the first wins. A value replaces whatever the configuration says of the parameter, at any place, by filter
-    or by layer; ``"models[1].weight"`` is the weight at that place alone. A list as a value is a gradient over layers.
+    or by layer; ``"models[1].weight"`` is the weight at that place alone. A list as a value is a gradient over layers. In a file
+    of several documents these are the parameters of the result's document; what comes before it is merged once.
 
     ``score`` gets the ``Path`` of a candidate's folder and gives a finite number; a command prints it in its last line.
     The best candidate and the one being made are the only ones on the disk, in ``TO.partial``. What was scored stays there
