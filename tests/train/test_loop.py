@@ -145,6 +145,21 @@ def test_a_group_that_maximizes_goes_up():
     assert run.rows[-1]["loss"] > run.rows[0]["loss"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_an_update_in_one_pass_is_torchs(name, dtype):
+    found = []
+    for options in ({}, {"foreach": False}):
+        one = policy(dtype=dtype)
+        optim = Optim(name=name, options=options, groups=(Group(pattern=".*norm.*", maximize=True),))
+        assert optim.build(one, 0.1).defaults["fused"] is (not options or None)
+        fit(one, [DATA[:4]] * 4, SFT(), steps=4, lr=1e-2, optim=optim)
+        found.append(weights(one))
+    close = {torch.float64: 1e-12, torch.float32: 1e-5}[dtype]
+    for name, p in found[0].items():
+        torch.testing.assert_close(p, found[1][name], rtol=close, atol=close)
+
+
 @pytest.mark.method("sft.activation-checkpointing")
 def test_activation_checkpointing_holds_less_and_changes_nothing():
     from torch.autograd.graph import saved_tensors_hooks

@@ -3,7 +3,7 @@ r"""LoRA in a recipe: the model's weights stay, and chosen linear layers learn a
 $$h = W x + \frac{\alpha}{r} B A x$$
 
 with A [r, in] drawn and B [out, r] zero to begin with (arXiv:2106.09685, eq. 3); $$\alpha / \sqrt r$$ with ``rslora``
-(arXiv:2312.03732); with ``dora`` direction and length of the columns learn apart (arXiv:2402.09353). What a run saves is
+(arXiv:2312.03732); with ``dora`` direction and length of the rows learn apart (arXiv:2402.09353). What a run saves is
 peft's folder, which ``polmrs merge base+adapter`` reads; a head that is drawn anew (scores, classes) is trained and saved whole.
 """
 

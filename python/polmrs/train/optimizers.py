@@ -1,7 +1,9 @@
 """Optimizers by name, with groups of parameters by name pattern.
 
 Names are those of torch in lower case: ``adamw``, ``sgd``, ``adafactor``, ``muon``, ..., and ``lomo`` and ``adalomo``
-(``polmrs.train.fused``); options are the class's own keyword arguments, checked against its signature. ``adamw`` differs from torch in one default: no weight decay unless asked for.
+(``polmrs.train.fused``); options are the class's own keyword arguments, checked against its signature. Two defaults differ
+from torch's: ``adamw`` has no weight decay, and whole tensors on a CPU are updated in one pass (``fused``), which takes a sixth
+of the time and no memory of the size of a tensor.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from polmrs.config import nearest
 from polmrs.errors import ConfigError
@@ -26,6 +29,10 @@ NAMES: dict[str, type[torch.optim.Optimizer]] = {
     and issubclass(kind, torch.optim.Optimizer)
     and kind not in (torch.optim.Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam)
 } | {"lomo": Lomo, "adalomo": AdaLomo}
+
+
+ONE_PASS = {"adam", "adamw", "sgd"}
+OTHER_PASSES = {"fused", "foreach", "differentiable", "capturable"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +103,9 @@ class Optim:
         options = dict(self.options)
         if self.name == "adamw":
             options.setdefault("weight_decay", 0.0)
+        if self.name in ONE_PASS and not OTHER_PASSES & {*options, *(key for g in groups for key in g)}:
+            trained = [p for group in groups for p in group["params"]]
+            options["fused"] = all(p.device.type == "cpu" and not isinstance(p, DTensor) for p in trained)
         kind: Any = NAMES[self.name]
         made: torch.optim.Optimizer = kind(groups, lr=lr, **options)
         return made
