@@ -2,15 +2,18 @@
 
     python benches/quant.py [--only NAME] [--no-peers] [--reps N] [--out FILE]
 
-NAME is `int4`, `nf4`, `hqq`, `fp8`, `mxfp4` or `nvfp4`. The weight is 4096 x 4096 normal float32. A figure is the input's
-bytes over the median CPU seconds of the process; a decoder counts the bytes of its float32 output. Outputs are new
-arrays. A peer runs in a process of its own (`quant_peer.py`), right after ours, on the same file; its codes are compared.
+NAME is `int4`, `nf4`, `hqq`, `fp8`, `mxfp4`, `nvfp4`, `gptq` or `awq`. The weight is 4096 x 4096 normal float32. A figure is the input's
+bytes over the median CPU seconds of the process; a decoder counts the bytes of its float32 output. Encoders make new arrays.
+Decoders are measured twice, with new memory and with memory that is used again (`out=`), in turns with what bounds them: filling new
+memory with a number (the system clears it first, in pages of 2 MB where numpy may ask for them), filling old memory, and a copy.
+A peer runs in a process of its own (`quant_peer.py`), right after ours, on the same file; its codes are compared.
 
 | row | peer |
 |---|---|
 | int4, groups of 128, packed | compressed-tensors: scales, codes, packing |
 | nf4, blocks of 64, packed | bitsandbytes: `quantize_4bit` |
 | hqq, 4 bits, groups of 64 | hqq: `Quantizer.quantize` |
+| gptq, awq: int4, groups of 128, as files of the format | - |
 """
 
 import os
@@ -25,11 +28,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 import numpy as np
 from polmrs import quantize
 from record import HISTORY, Measurement, record
+from turns import in_turns
 
 ROOT = Path(__file__).resolve().parents[1]
 CODECS = {
@@ -39,23 +43,44 @@ CODECS = {
     "fp8": quantize.FP8(),
     "mxfp4": quantize.MXFP4(),
     "nvfp4": quantize.NVFP4(),
+    "gptq": quantize.Integer(bits=4, group=128),
+    "awq": quantize.Integer(bits=4, group=128, span="affine"),
 }
+# Codecs that go on to a file's tensors, and back from them.
+FORMATS: dict[str, quantize.Format] = {"gptq": "gptq", "awq": "awq"}
 PEERS = {"int4": "compressed-tensors", "nf4": "bitsandbytes", "hqq": "hqq"}
-# Gigabytes a second of encoding, and how many times the peer.
-ASKED = {"int4": 3.0, "nf4": 1.0}
+# Gigabytes a second of encoding, how many times the peer, and gigabytes a second of decoding into memory that is used again.
+ASKED = {"int4": 3.0, "nf4": 1.0, "gptq": 3.0}
 ASKED_OF_HQQ = 50
 ASKED_BACK = 5.0
 
 
-def seconds(work: Callable[[], object], reps: int) -> float:
-    """The median CPU seconds of this process, after one run that does not count."""
-    work()
-    taken = []
-    for _ in range(reps):
-        start = time.process_time()
-        work()
-        taken.append(time.process_time() - start)
-    return median(taken)
+def work(name: str, weight: np.ndarray) -> tuple[dict[str, Callable[[], object]], Any]:
+    """What is timed of a codec, and what it makes of the weight."""
+    codec, out = CODECS[name], np.empty_like(weight)
+    if format := FORMATS.get(name):
+        made = quantize.to_format(weight, codec, format=format)
+        return {
+            "encode": lambda: quantize.to_format(weight, codec, format=format),
+            "new": lambda: quantize.from_format(made, format=format),
+            "again": lambda: quantize.from_format(made, format=format, out=out),
+        }, made
+    encoded = quantize.encode(weight, codec)
+    return {
+        "encode": lambda: quantize.encode(weight, codec),
+        "new": lambda: quantize.decode(encoded),
+        "again": lambda: quantize.decode(encoded, out=out),
+    }, encoded
+
+
+def bounds(weight: np.ndarray) -> dict[str, Callable[[], object]]:
+    """What no decoder can beat: writing its output, to new memory and to old; and a copy."""
+    old = np.empty_like(weight)
+    return {
+        "fill new": lambda: np.empty_like(weight).fill(1),
+        "fill again": lambda: old.fill(1),
+        "copy again": lambda: np.copyto(old, weight),
+    }
 
 
 def peer(name: str, weight: Path, reps: int) -> tuple[dict, np.ndarray | None]:
@@ -81,19 +106,19 @@ def main() -> int:
     args = parser.parse_args()
     weight = np.random.default_rng(0).standard_normal((4096, 4096)).astype(np.float32)
     missed = []
-    copy = weight.nbytes / 1e9 / seconds(weight.copy, args.reps)
-    print(f"load average {os.getloadavg()[0]:.1f}; copy of the weight {copy:.2f} GB/s\n")
-    print("| codec | encode, GB/s | decode, GB/s | peer, encode | ours / theirs |\n|---|---|---|---|---|")
+    print(f"load average {os.getloadavg()[0]:.1f}; gigabytes a second\n")
+    print(
+        "| codec | encode | decode, new memory | fill new | decode, again | fill again | copy again | peer | ours / theirs |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for name, codec in CODECS.items():
+        for name in CODECS:
             if args.only not in (None, name):
                 continue
-            encoded = quantize.encode(weight, codec)
-            took = seconds(lambda: quantize.encode(weight, codec), args.reps)  # noqa: B023
-            rate, back = (
-                weight.nbytes / 1e9 / taken
-                for taken in (took, seconds(lambda: quantize.decode(encoded), args.reps))  # noqa: B023
-            )
+            contestants, encoded = work(name, weight)
+            figures = in_turns({**contestants, **bounds(weight)}, args.reps, time.process_time)
+            rates = {what: weight.nbytes / 1e6 / figure.cpu for what, figure in figures.items()}
+            rate, back, took = rates["encode"], rates["again"], figures["encode"].cpu / 1e3
             ratio, theirs, version = None, None, None
             if name in PEERS and not args.no_peers:
                 file = Path(folder) / f"{name}.npy"
@@ -105,13 +130,17 @@ def main() -> int:
                     missed.append(f"{name}: the codes are not the peer's")
             shown = "-" if theirs is None else f"{weight.nbytes / 1e9 / theirs:.3f}"
             times = "-" if ratio is None else f"{ratio:.1f}"
-            print(f"| {name} | {rate:.2f} | {back:.2f} | {shown} | {times} |", flush=True)
+            ours = " | ".join(
+                f"{rates[what]:.2f}"
+                for what in ("encode", "new", "fill new", "again", "fill again", "copy again")
+            )
+            print(f"| {name} | {ours} | {shown} | {times} |", flush=True)
             if rate < ASKED.get(name, 0):
                 missed.append(f"{name}: {rate:.2f} GB/s is less than {ASKED[name]}")
             if name == "hqq" and ratio is not None and ratio < ASKED_OF_HQQ:
                 missed.append(f"hqq: {ratio:.0f} times the peer is less than {ASKED_OF_HQQ}")
             if back < ASKED_BACK:
-                missed.append(f"{name}: decoding {back:.2f} GB/s is less than {ASKED_BACK}")
+                missed.append(f"{name}: decoding {back:.2f} GB/s into old memory is less than {ASKED_BACK}")
             record(
                 args.out,
                 Measurement(

@@ -1,6 +1,7 @@
 """The codecs through Python: equal to their twins, of the caller's kind, and clear about what they refuse."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -108,6 +109,30 @@ def test_a_weight_comes_back_near_and_in_its_shape(codec):
     assert lost < limit, f"{lost} at {bits:.2f} bits"
 
 
+@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: type(codec).__name__)
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy], ids=["array", "tensor"])
+def test_memory_that_is_given_is_filled(codec, kind):
+    encoded = quantize.encode(kind(normal(2, 8, 192)), codec)
+    out = kind(np.full((2, 8, 192), np.nan, np.float32))
+    assert quantize.decode(encoded, out=out) is out
+    np.testing.assert_array_equal(out, quantize.decode(encoded))
+
+
+def decoded_into(out):
+    return quantize.decode(quantize.encode(normal(4, 64), quantize.Integer(bits=8)), out=out)
+
+
+def decoded_over_its_codes():
+    out = np.empty((4, 64), np.float32)
+    encoded = quantize.encode(normal(4, 64), quantize.Integer(bits=8))
+    return quantize.decode(replace(encoded, packed=out.reshape(-1).view(np.uint8)[-256:]), out=out)
+
+
+def read_only(array):
+    array.flags.writeable = False
+    return array
+
+
 def digest():
     weight, seen = normal(700, 192), hashlib.sha256()
     for codec in CODECS:
@@ -139,6 +164,11 @@ def test_the_bits_do_not_depend_on_threads_or_instruction_set():
         (lambda: quantize.pack(np.array([16], np.uint8), 4), ArrayError, "codes: 16 does not fit in 4 bits"),
         (lambda: quantize.unpack(np.zeros((2, 3), np.int32), 4, 8), ArrayError, "packed: rows of 3 words, but 8 codes of 4 bits take 1"),
         (lambda: quantize.NF4(block=63), ConfigError, "block: 63 is not an even number"),
+        (lambda: decoded_into(np.empty((4, 65), np.float32)), ArrayError, r"out: expected float32 of shape \(4, 64\), got float32 of shape \(4, 65\)"),
+        (lambda: decoded_into(np.empty((4, 64))), ArrayError, "out: expected float32 of shape .*, got float64"),
+        (lambda: decoded_into(np.empty((64, 4), np.float32).T), ArrayError, "out: the array is not C-contiguous"),
+        (lambda: decoded_into(read_only(np.empty((4, 64), np.float32))), ArrayError, "out: the array is read-only"),
+        (decoded_over_its_codes, ArrayError, "out: shares memory with packed; pass another array"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_quantized_is_refused_by_name(make, error, message):

@@ -48,6 +48,19 @@ def test_a_weight_comes_back_as_its_codec_decodes_it(format, codec):
     tensors = quantize.to_format(weight, codec, format=format)
     expected = quantize.decode(quantize.encode(weight, with_stored_scales(codec, format)))
     np.testing.assert_array_equal(quantize.from_format(tensors, format=format), expected)
+    out = torch.full((64, 192), torch.nan)
+    assert quantize.from_format(tensors, format=format, out=out) is out
+    np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("format", ["gptq_v2", "awq", "compressed-tensors"])
+@pytest.mark.parametrize("shape", [(416, 96), (1056, 2112)])
+def test_a_weight_of_many_blocks_comes_back_as_its_codec_decodes_it(format, shape):
+    codec = quantize.Integer(bits=4, group=32, span="affine", scale_dtype="float16")
+    weight = normal(*shape).astype(np.float16)
+    tensors = quantize.to_format(weight, codec, format=format)
+    expected = quantize.decode(quantize.encode(weight, codec))
+    np.testing.assert_array_equal(quantize.from_format(tensors, format=format), expected)
 
 
 def fields(words, bits, axis):
@@ -145,6 +158,7 @@ def corrupted(name, change):
         (lambda: corrupted("weight_scale", lambda x: x[:, :1].copy()), CheckpointError, r"weight_zero_point: I32 of \[4, 2\], where I32 of \[4, 1\] is expected"),
         (lambda: corrupted("weight_shape", lambda x: x[::-1].copy()), CheckpointError, "weight_shape: it does not hold 32 rows"),
         (lambda: corrupted("weight_packed", lambda x: x[:, :7].copy()), CheckpointError, "weight_packed: rows of 7 words for 64 codes, which are not of 2, 3, 4 or 8 bits; 3-bit codes in the padded packing"),
+        (lambda: quantize.from_format(quantize.to_format(normal(32, 64), quantize.Integer(group=32)), format="compressed-tensors", out=np.empty((64, 32), np.float32)), ArrayError, r"out: expected float32 of shape \(32, 64\), got float32 of shape \(64, 32\)"),
         (lambda: quantize.from_format({"qweight": np.zeros((8, 64), np.int32)}, format="gptq"), CheckpointError, "scales: not there"),
     ],
 )  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 from polmrs import _core
 from polmrs._tensor import Array, from_bits, is_torch, to_bits
 from polmrs.errors import ArrayError, ConfigError
-from polmrs.quantize.codec import Codec, Group, Numbers, encode
+from polmrs.quantize.codec import Codec, Group, Numbers, encode, output
 from polmrs.quantize.fp4 import MXFP4, NVFP4
 from polmrs.quantize.fp8 import FP8
 from polmrs.quantize.hqq import HQQ
@@ -93,15 +93,19 @@ def to_format(
     }
 
 
-def from_format(tensors: Mapping[str, Array], *, format: Format, bits: int | None = None) -> Array:
+def from_format(
+    tensors: Mapping[str, Array], *, format: Format, bits: int | None = None, out: Array | None = None
+) -> Array:
     """What a weight's tensors stand for: float32 ``[out, in]``, of the arrays' kind.
 
     Args:
         tensors: By their names after the module's, as ``to_format`` gives them; others are ignored.
         format: The format that they are in.
         bits: Of a code, where rows so short that their width leaves it open ask for it.
+        out: A float32 array or tensor of the weight's shape to fill and give back, as ``decode`` takes it.
 
     Raises:
+        ArrayError: ``out`` has another type, shape or layout, or shares memory with a tensor.
         CheckpointError: A tensor is missing, or has another type, shape or content than the format gives it.
 
     >>> import numpy as np
@@ -116,10 +120,12 @@ def from_format(tensors: Mapping[str, Array], *, format: Format, bits: int | Non
         kind, data = to_bits(name, tensor)
         given.append((name, kind, list(tensor.shape), data.reshape(-1)))
     shape = _core.quant.format_shape(format, given, bits)
-    out = np.empty(shape, np.float32)
-    _core.quant.from_format(format, given, bits, out)
+    into = output(out, shape, {name: data for name, _, _, data in given})
+    _core.quant.from_format(format, given, bits, into)
+    if out is not None:
+        return out
     wanted = any(is_torch(tensor) for tensor in tensors.values())
-    return from_bits("float32", out.view(np.uint32), torch_wanted=wanted)
+    return from_bits("float32", into.view(np.uint32), torch_wanted=wanted)
 
 
 def quantization_config(

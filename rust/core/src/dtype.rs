@@ -155,8 +155,8 @@ pub fn to_f32(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
         F16 => f16_to_f32(bytes, out),
         F32 => f32_to_f32(bytes, out),
         F64 => f64_to_f32(bytes, out),
-        F8E4M3 => table_to_f32(&E4M3, bytes, out),
-        F8E5M2 => table_to_f32(&E5M2, bytes, out),
+        F8E4M3 => e4m3_to_f32(bytes, out),
+        F8E5M2 => e5m2_to_f32(bytes, out),
         other => unreachable!("{} is not a floating-point type", other.name()),
     }
 }
@@ -252,50 +252,43 @@ fn f32_to_f16(x: &[f32], bytes: &mut [u8]) {
     }
 }
 
-fn table_to_f32(table: &[f32; 256], bytes: &[u8], out: &mut [f32]) {
-    for (byte, out) in bytes.iter().zip(out) {
-        *out = table[usize::from(*byte)];
+simd! {
+    fn e4m3_to_f32(bytes: &[u8], out: &mut [f32]) {
+        for (byte, out) in bytes.iter().zip(out) {
+            *out = e4m3(*byte);
+        }
     }
 }
 
-static E4M3: [f32; 256] = {
-    let mut table = [0.0; 256];
-    let mut code = 0;
-    while code < 256 {
-        table[code] = if code & 0x7f == 0x7f { f32::NAN } else { small_float(code as u32, 3, 7) };
-        code += 1;
+simd! {
+    fn e5m2_to_f32(bytes: &[u8], out: &mut [f32]) {
+        for (byte, out) in bytes.iter().zip(out) {
+            let endless = f32::INFINITY.copysign(if byte & 0x80 == 0 { 1.0 } else { -1.0 });
+            *out = match byte & 0x7f {
+                0x7d.. => f32::NAN,
+                0x7c => endless,
+                _ => small_float(*byte, 2, 15),
+            };
+        }
     }
-    table
-};
+}
 
-static E5M2: [f32; 256] = {
-    let mut table = [0.0; 256];
-    let mut code = 0;
-    while code < 256 {
-        let sign = if code & 0x80 == 0 { 1.0 } else { -1.0 };
-        table[code] = match code & 0x7f {
-            0x7c => sign * f32::INFINITY,
-            0x7d..=0x7f => f32::NAN,
-            _ => small_float(code as u32, 2, 15),
-        };
-        code += 1;
-    }
-    table
-};
+/// What an E4M3 code stands for.
+#[inline(always)]
+pub fn e4m3(code: u8) -> f32 {
+    let value = small_float(code, 3, 7);
+    if code & 0x7f == 0x7f { f32::NAN } else { value }
+}
 
-/// The value of an 8-bit code with `mantissa` mantissa bits: built in `f32` bits, so it is exact.
-const fn small_float(code: u32, mantissa: u32, bias: u32) -> f32 {
-    let sign = (code & 0x80) << 24;
-    let magnitude = code & 0x7f;
-    let exponent = magnitude >> mantissa;
-    let fraction = magnitude & ((1 << mantissa) - 1);
-    if exponent == 0 {
-        // A subnormal is fraction * 2^(1 - bias - mantissa).
-        let unit = f32::from_bits((127 + 1 - bias - mantissa) << 23);
-        let value = fraction as f32 * unit;
-        return if sign == 0 { value } else { -value };
-    }
-    f32::from_bits(sign | ((exponent + 127 - bias) << 23) | (fraction << (23 - mantissa)))
+/// The value of a finite 8-bit code. Exponent and mantissa move to where `f32` has them, but a subnormal is so many units:
+/// exact either way, and without a table, whose look-ups no processor does in lanes.
+#[inline(always)]
+fn small_float(code: u8, mantissa: u32, bias: u32) -> f32 {
+    let (sign, magnitude) = (u32::from(code & 0x80) << 24, u32::from(code & 0x7f));
+    let normal = (magnitude << (23 - mantissa)) + ((127 - bias) << 23);
+    let unit = f32::from_bits((127 + 1 - bias - mantissa) << 23);
+    let subnormal = (magnitude as f32 * unit).to_bits();
+    f32::from_bits(sign | if magnitude < 1 << mantissa { subnormal } else { normal })
 }
 
 /// Rounds to an 8-bit code; `overflow` is the code of what lies beyond the largest finite value.
@@ -369,6 +362,25 @@ mod tests {
                 if !x.is_nan() {
                     assert_eq!(narrow(dtype, x), [code], "{} {code:#04x}", dtype.name());
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn eight_bit_codes_are_their_definition() {
+        for (dtype, mantissa, bias) in [(F8E4M3, 3, 7), (F8E5M2, 2, 15)] {
+            for code in 0..=u8::MAX {
+                let (exponent, fraction) = (i32::from(code & 0x7f) >> mantissa, code & ((1 << mantissa) - 1));
+                let part = f32::from(fraction) / f32::from(1_u8 << mantissa);
+                let magnitude = match (dtype, code & 0x7f) {
+                    (F8E4M3, 0x7f) | (F8E5M2, 0x7d..) => f32::NAN,
+                    (F8E5M2, 0x7c) => f32::INFINITY,
+                    _ if exponent == 0 => part * 2.0_f32.powi(1 - bias),
+                    _ => (1.0 + part) * 2.0_f32.powi(exponent - bias),
+                };
+                let (got, wanted) = (widen(dtype, &[code]), if code < 0x80 { magnitude } else { -magnitude });
+                let same = got.to_bits() == wanted.to_bits() || (got.is_nan() && wanted.is_nan());
+                assert!(same, "{} {code:#04x}: {got} is not {wanted}", dtype.name());
             }
         }
     }

@@ -5,6 +5,7 @@
 //! is shorter is divided by it), and a value halfway between two entries takes the lower one.
 
 use crate::group::absmax;
+use crate::table::{First, look_up};
 use polmrs_core::simd;
 use std::sync::OnceLock;
 
@@ -44,17 +45,12 @@ pub fn encode_nf4(x: &[f32], block: usize, scales: &mut [f32], codes: &mut [u8])
     }
 }
 
-/// What NF4 codes stand for: `NF4[code] * scale`.
+/// What packed NF4 codes, the first of a byte in the high half, stand for: `NF4[code] * scale`.
 ///
 /// # Panics
-/// As [`encode_nf4`], or on a code beyond 15.
-pub fn decode_nf4(codes: &[u8], block: usize, scales: &[f32], x: &mut [f32]) {
-    assert_eq!((x.len(), scales.len()), (codes.len(), codes.len().div_ceil(block)));
-    for ((codes, x), scale) in codes.chunks(block).zip(x.chunks_mut(block)).zip(scales) {
-        for (code, x) in codes.iter().zip(x) {
-            *x = NF4[usize::from(*code)] * scale;
-        }
-    }
+/// If `block` is odd, or there is not a byte for every two elements and a scale for every block.
+pub fn decode_nf4(packed: &[u8], block: usize, scales: &[f32], x: &mut [f32]) {
+    look_up(&NF4, First::High, packed, block, scales, x);
 }
 
 simd! {
@@ -90,18 +86,6 @@ pub fn pack_high_first(codes: &[u8], bytes: &mut [u8]) {
     if let ([code], Some(byte)) = (rest, bytes.last_mut()) {
         // What bitsandbytes pads with is the code of zero.
         *byte = code << 4 | 7;
-    }
-}
-
-/// The codes that [`pack_high_first`] packed.
-///
-/// # Panics
-/// As [`pack_high_first`].
-pub fn unpack_high_first(bytes: &[u8], codes: &mut [u8]) {
-    assert_eq!(bytes.len(), codes.len().div_ceil(2));
-    for (pair, byte) in codes.chunks_mut(2).zip(bytes) {
-        pair[0] = byte >> 4;
-        pair.iter_mut().skip(1).for_each(|code| *code = byte & 15);
     }
 }
 
@@ -194,19 +178,21 @@ mod tests {
         #[test]
         fn values_of_the_table_come_back(codes in prop::collection::vec(0_u8..16, 64)) {
             prop_assume!(codes.iter().any(|code| *code == 0 || *code == 15));
-            let (mut x, mut scales, mut again) = (vec![0.0; 64], [3.0], vec![0; 64]);
-            decode_nf4(&codes, 64, &scales, &mut x);
+            let (mut x, mut scales, mut packed, mut again) = (vec![0.0; 64], [3.0], [0; 32], vec![0; 64]);
+            pack_high_first(&codes, &mut packed);
+            decode_nf4(&packed, 64, &scales, &mut x);
             encode_nf4(&x, 64, &mut scales, &mut again);
             prop_assert_eq!(scales, [3.0]);
             prop_assert_eq!(again, codes);
         }
 
         #[test]
-        fn pairs_come_back(codes in prop::collection::vec(0_u8..16, 0..50)) {
-            let (mut bytes, mut back) = (vec![0; codes.len().div_ceil(2)], vec![0; codes.len()]);
+        fn pairs_stand_first_in_the_high_half(codes in prop::collection::vec(0_u8..16, 0..50)) {
+            let mut bytes = vec![0; codes.len().div_ceil(2)];
             pack_high_first(&codes, &mut bytes);
-            unpack_high_first(&bytes, &mut back);
-            prop_assert_eq!(back, codes);
+            for (at, code) in codes.iter().enumerate() {
+                prop_assert_eq!((bytes[at / 2] >> (4 - at % 2 * 4)) & 15, *code);
+            }
         }
 
         #[test]

@@ -3,10 +3,11 @@
 //! MXFP4 (OCP Microscaling 1.0): 32 elements and a power of two. NVFP4: 16 elements and an E4M3 scale, under one f32
 //! scale of the whole tensor. Rounding and scales follow compressed-tensors: to nearest, ties to the even code.
 
+use crate::table::{First, look_up};
 use polmrs_core::{Dtype, dtype, simd};
 
-/// The magnitudes of codes 0 to 7; codes 8 to 15 are their negatives.
-pub const E2M1: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+/// The values of codes 0 to 7, and of codes 8 to 15, their negatives.
+pub const E2M1: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 /// Elements that share a scale in MXFP4.
 pub const MX_BLOCK: usize = 32;
 /// Elements that share a scale in NVFP4.
@@ -18,16 +19,6 @@ simd! {
         match block {
             NV_BLOCK => encode_all::<NV_BLOCK>(x, scales, codes),
             _ => encode_all::<MX_BLOCK>(x, scales, codes),
-        }
-    }
-}
-
-simd! {
-    /// What the codes of blocks times their scales are.
-    fn decode(codes: &[u8], block: usize, scales: &[f32], x: &mut [f32]) {
-        match block {
-            NV_BLOCK => decode_all::<NV_BLOCK>(codes, scales, x),
-            _ => decode_all::<MX_BLOCK>(codes, scales, x),
         }
     }
 }
@@ -60,20 +51,6 @@ fn encode_all<const B: usize>(x: &[f32], scales: &[f32], codes: &mut [u8]) {
     }
 }
 
-#[inline(always)]
-fn decode_all<const B: usize>(codes: &[u8], scales: &[f32], x: &mut [f32]) {
-    for ((codes, x), scale) in codes.as_chunks::<B>().0.iter().zip(x.as_chunks_mut::<B>().0).zip(scales) {
-        for (code, x) in codes.iter().zip(x) {
-            let code = u32::from(*code);
-            let magnitude = code & 7;
-            // Two bits of exponent and one of mantissa, moved to where f32 has them; 0 and .5 have no leading one.
-            let normal = f32::from_bits((magnitude << 22) + (126 << 23));
-            let value = if magnitude < 2 { magnitude as f32 * 0.5 } else { normal } * scale;
-            *x = f32::from_bits(value.to_bits() ^ (code & 8) << 28);
-        }
-    }
-}
-
 /// As whole numbers, which magnitudes are ordered by: their maximum may be taken in any order.
 #[inline(always)]
 fn largest_all<const B: usize>(x: &[f32], most: &mut [f32]) {
@@ -100,14 +77,13 @@ pub fn encode_mx(x: &[f32], exponents: &mut [u8], codes: &mut [u8]) {
     encode(x, MX_BLOCK, &scales, codes);
 }
 
-/// What MXFP4 codes stand for.
+/// What packed MXFP4 codes, the first of a byte in the low half, stand for.
 ///
 /// # Panics
-/// As [`encode_mx`].
-pub fn decode_mx(codes: &[u8], exponents: &[u8], x: &mut [f32]) {
-    assert_eq!((codes.len(), x.len()), (MX_BLOCK * exponents.len(), codes.len()));
+/// If there is not a byte for every two elements, and an exponent for every block.
+pub fn decode_mx(packed: &[u8], exponents: &[u8], x: &mut [f32]) {
     let scales: Vec<f32> = exponents.iter().map(|exponent| power(*exponent)).collect();
-    decode(codes, MX_BLOCK, &scales, x);
+    look_up(&E2M1, First::Low, packed, MX_BLOCK, &scales, x);
 }
 
 /// `2^(exponent - 127)`.
@@ -138,13 +114,12 @@ pub fn encode_nv(x: &[f32], global: f32, scales: &mut [u8], codes: &mut [u8]) {
     encode(x, NV_BLOCK, &under(global, scales), codes);
 }
 
-/// What NVFP4 codes stand for.
+/// What packed NVFP4 codes, the first of a byte in the low half, stand for.
 ///
 /// # Panics
-/// As [`encode_nv`].
-pub fn decode_nv(codes: &[u8], global: f32, scales: &[u8], x: &mut [f32]) {
-    assert_eq!((codes.len(), x.len()), (NV_BLOCK * scales.len(), codes.len()));
-    decode(codes, NV_BLOCK, &under(global, scales), x);
+/// If there is not a byte for every two elements, and a scale for every block.
+pub fn decode_nv(packed: &[u8], global: f32, scales: &[u8], x: &mut [f32]) {
+    look_up(&E2M1, First::Low, packed, NV_BLOCK, &under(global, scales), x);
 }
 
 /// E4M3 scales under the tensor's.
@@ -167,14 +142,20 @@ mod tests {
         best | u8::from(x.is_sign_negative()) << 3
     }
 
+    fn packed(codes: &[u8]) -> Vec<u8> {
+        let mut packed = vec![0; codes.len() / 2];
+        crate::bits::pack(4, codes, &mut packed);
+        packed
+    }
+
+    /// A sign, two bits of exponent with a bias of 1, and one of mantissa.
     #[test]
     fn codes_stand_for_their_values() {
-        let codes: Vec<u8> = (0..16).collect();
-        let mut x = [0.0; 16];
-        decode(&codes, NV_BLOCK, &[3.0], &mut x);
-        assert_eq!(x[..8], E2M1.map(|value| 3.0 * value));
-        assert_eq!(x[8..].to_vec(), E2M1.map(|value| -3.0 * value));
-        assert!(x[8].is_sign_negative());
+        for (code, value) in (0_u8..).zip(E2M1) {
+            let (exponent, half) = (i32::from(code >> 1 & 3), f32::from(code & 1) / 2.0);
+            let magnitude = if exponent == 0 { half } else { (1.0 + half) * 2.0_f32.powi(exponent - 1) };
+            assert_eq!(value.to_bits(), magnitude.copysign(if code < 8 { 1.0 } else { -1.0 }).to_bits(), "{code}");
+        }
     }
 
     proptest! {
@@ -190,7 +171,7 @@ mod tests {
         fn blocks_come_back_within_half_a_step(x in prop::collection::vec(-50.0_f32..50.0, 64)) {
             let (mut exponents, mut codes, mut back) = ([0; 2], [0; 64], [0.0; 64]);
             encode_mx(&x, &mut exponents, &mut codes);
-            decode_mx(&codes, &exponents, &mut back);
+            decode_mx(&packed(&codes), &exponents, &mut back);
             for (at, (x, back)) in x.iter().zip(&back).enumerate() {
                 let scale = power(exponents[at / 32]);
                 // The widest step is 2; a largest element of up to 7 is clipped to 6.
@@ -199,7 +180,7 @@ mod tests {
             let largest = x.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
             let (global, mut scales) = (nv_global(largest), [0; 4]);
             encode_nv(&x, global, &mut scales, &mut codes);
-            decode_nv(&codes, global, &scales, &mut back);
+            decode_nv(&packed(&codes), global, &scales, &mut back);
             for (at, (x, back)) in x.iter().zip(&back).enumerate() {
                 prop_assert!((x - back).abs() <= under(global, &scales)[at / 16] * 1.3, "{x} came back as {back}");
             }
@@ -225,7 +206,7 @@ mod tests {
         let (global, mut scales, mut codes, mut back) = (nv_global(3.0), [0], [0; 16], [0.0; 16]);
         encode_nv(&x, global, &mut scales, &mut codes);
         assert_eq!((scales[0], codes[0], codes[1]), (0x7e, 7, 13)); // 448; 6; -3
-        decode_nv(&codes, global, &scales, &mut back);
+        decode_nv(&packed(&codes), global, &scales, &mut back);
         assert_eq!(back[..2], [3.0, -1.5]);
     }
 }

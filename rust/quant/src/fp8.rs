@@ -1,6 +1,6 @@
 //! FP8 E4M3 with a scale for each group: `s = max|x| / 448`, `q = e4m3(x / s)`.
 
-use crate::group::{absmax, each, round_scales};
+use crate::group::{absmax, each, map, round_scales};
 use polmrs_core::{Dtype, dtype, simd};
 
 /// The greatest E4M3 number.
@@ -37,13 +37,15 @@ pub fn encode(x: &[f32], group: usize, scales: &[f32], bytes: &mut [u8]) {
 /// As [`encode`].
 pub fn decode(bytes: &[u8], group: usize, scales: &[f32], x: &mut [f32]) {
     assert_eq!((bytes.len(), x.len()), (group * scales.len(), bytes.len()));
-    dtype::to_f32(Dtype::F8E4M3, bytes, x);
-    x.chunks_exact_mut(group.max(1)).zip(scales).for_each(|(x, scale)| times(x, *scale));
+    decode_groups(bytes, group, scales, x);
 }
 
 simd! {
-    fn times(x: &mut [f32], scale: f32) {
-        x.iter_mut().for_each(|x| *x *= scale);
+    fn decode_groups(bytes: &[u8], group: usize, scales: &[f32], x: &mut [f32]) {
+        let groups = bytes.chunks_exact(group.max(1)).zip(x.chunks_exact_mut(group.max(1)));
+        for ((bytes, x), scale) in groups.zip(scales) {
+            map(bytes, x, |byte| dtype::e4m3(*byte) * scale);
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! Arithmetic follows compressed-tensors on f32: `q = round(clamp(x / s + z))`, a true division, ties to even.
 
-use crate::group::{absmax, each, extent, round_scales};
+use crate::group::{absmax, each, extent, extents, map, round_scales, together};
 use polmrs_core::{Dtype, simd};
 
 /// How a group's range becomes a scale and a zero point.
@@ -56,9 +56,17 @@ impl Int {
     /// # Panics
     /// If `x` is not as many whole groups as there are `grids`.
     pub fn fit(self, x: &[f32], group: usize, grids: &mut [Grid]) {
-        for (x, grid) in each(x, group, grids) {
-            let (low, high) = extent(x);
-            *grid = self.grid(low, high);
+        const PIECE: usize = 64;
+        assert_eq!(x.len(), group * grids.len());
+        let (mut ranges, mut scales) = ([(0.0, 0.0); PIECE], [0.0; PIECE]);
+        for (x, grids) in x.chunks(group.max(1) * PIECE).zip(grids.chunks_mut(PIECE)) {
+            let (ranges, scales) = (&mut ranges[..grids.len()], &mut scales[..grids.len()]);
+            extents(x, group, ranges);
+            ranges.iter().zip(&mut *scales).for_each(|(range, scale)| *scale = self.scale(*range));
+            round_scales(scales, self.scale_dtype);
+            for ((grid, range), scale) in grids.iter_mut().zip(ranges).zip(scales) {
+                *grid = Grid { scale: *scale, zero: self.zero(*range, *scale) };
+            }
         }
     }
 
@@ -84,21 +92,28 @@ impl Int {
 
     /// The grid that spans `low <= 0 <= high`.
     pub fn grid(self, low: f32, high: f32) -> Grid {
-        let codes = f32::from(self.top());
-        let magnitude = high.max(-low);
-        let scale = match self.span {
-            Span::Absmax => magnitude / f32::from(self.middle() - 1),
-            Span::Full => magnitude / (codes / 2.0),
-            Span::Affine => (high - low) / codes,
-        };
-        let mut scale = [scale];
+        let mut scale = [self.scale((low, high))];
         round_scales(&mut scale, self.scale_dtype);
         let [scale] = scale;
-        let zero = match self.span {
-            Span::Affine if low < high => (-low / scale).clamp(0.0, codes).round_ties_even() as u8,
+        Grid { scale, zero: self.zero((low, high), scale) }
+    }
+
+    /// The scale of a range, before it is rounded.
+    fn scale(self, (low, high): (f32, f32)) -> f32 {
+        let codes = f32::from(self.top());
+        match self.span {
+            Span::Absmax => high.max(-low) / f32::from(self.middle() - 1),
+            Span::Full => high.max(-low) / (codes / 2.0),
+            Span::Affine => (high - low) / codes,
+        }
+    }
+
+    /// The code of zero where a range has this scale.
+    fn zero(self, (low, high): (f32, f32), scale: f32) -> u8 {
+        match self.span {
+            Span::Affine if low < high => (-low / scale).clamp(0.0, f32::from(self.top())).round_ties_even() as u8,
             _ => self.middle(),
-        };
-        Grid { scale, zero }
+        }
     }
 
     /// The codes of whole groups on their grids.
@@ -107,9 +122,7 @@ impl Int {
     /// As [`fit`](Int::fit), or if there are not as many codes as elements.
     pub fn encode(self, x: &[f32], group: usize, grids: &[Grid], codes: &mut [u8]) {
         assert_eq!((x.len(), x.len()), (group * grids.len(), codes.len()));
-        for ((x, codes), grid) in x.chunks_exact(group.max(1)).zip(codes.chunks_exact_mut(group.max(1))).zip(grids) {
-            encode(x, *grid, self.reach(), codes);
-        }
+        encode(x, group, grids, self.reach(), codes);
     }
 
     /// What the codes of whole groups stand for.
@@ -118,9 +131,7 @@ impl Int {
     /// As [`encode`](Int::encode).
     pub fn decode(self, codes: &[u8], group: usize, grids: &[Grid], x: &mut [f32]) {
         assert_eq!((codes.len(), x.len()), (group * grids.len(), codes.len()));
-        for ((codes, x), grid) in codes.chunks_exact(group.max(1)).zip(x.chunks_exact_mut(group.max(1))).zip(grids) {
-            decode(codes, *grid, x);
-        }
+        decode(codes, group, grids, x);
     }
 
     /// The lowest and the highest code in use, counted from the middle, and the middle.
@@ -151,20 +162,20 @@ fn rounded(x: f32, scale: f32, zero: f32, reach: Reach) -> f32 {
 }
 
 simd! {
-    fn encode(x: &[f32], grid: Grid, reach: Reach, codes: &mut [u8]) {
-        let zero = f32::from(grid.zero) - reach.middle;
+    fn encode(x: &[f32], group: usize, grids: &[Grid], reach: Reach, codes: &mut [u8]) {
         let middle = reach.middle as u8;
-        for (x, code) in x.iter().zip(codes) {
-            *code = (rounded(*x, grid.scale, zero, reach).to_bits() as u8).wrapping_add(middle);
+        for ((x, codes), grid) in x.chunks_exact(group.max(1)).zip(codes.chunks_exact_mut(group.max(1))).zip(grids) {
+            let zero = f32::from(grid.zero) - reach.middle;
+            map(x, codes, |x| (rounded(*x, grid.scale, zero, reach).to_bits() as u8).wrapping_add(middle));
         }
     }
 }
 
 simd! {
-    fn decode(codes: &[u8], grid: Grid, x: &mut [f32]) {
-        let zero = i32::from(grid.zero);
-        for (code, x) in codes.iter().zip(x) {
-            *x = (i32::from(*code) - zero) as f32 * grid.scale;
+    fn decode(codes: &[u8], group: usize, grids: &[Grid], x: &mut [f32]) {
+        for ((codes, x), grid) in codes.chunks_exact(group.max(1)).zip(x.chunks_exact_mut(group.max(1))).zip(grids) {
+            let zero = i32::from(grid.zero);
+            map(codes, x, |code| (i32::from(*code) - zero) as f32 * grid.scale);
         }
     }
 }
@@ -187,7 +198,7 @@ simd! {
         for (lane, x) in rest.iter().enumerate() {
             sums[lane] += lost(*x);
         }
-        sums.into_iter().sum()
+        together(sums, |a, b| a + b)
     }
 }
 
@@ -215,17 +226,13 @@ pub fn decode_int8_row(codes: &[u8], largest: f32, x: &mut [f32]) {
 
 simd! {
     fn encode_row(x: &[f32], factor: f32, codes: &mut [u8]) {
-        for (x, code) in x.iter().zip(codes) {
-            *code = (x * factor + ROUND).to_bits() as u8;
-        }
+        map(x, codes, |x| (x * factor + ROUND).to_bits() as u8);
     }
 }
 
 simd! {
     fn decode_row(codes: &[u8], scale: f32, x: &mut [f32]) {
-        for (code, x) in codes.iter().zip(x) {
-            *x = f32::from(*code as i8) * scale;
-        }
+        map(codes, x, |code| f32::from(*code as i8) * scale);
     }
 }
 

@@ -8,10 +8,11 @@
 //! | [`fp8`] | FP8 E4M3 with a scale |
 //! | [`fp4`] | E2M1 elements: MXFP4 and NVFP4 |
 //! | [`codebook`] | nearest entries of a sorted table: NF4, and the 8-bit dynamic map of double quantization |
+//! | `table` | 4-bit codes back to the values of a table |
 //! | [`matrix`] | all of them on whole matrices, on all threads |
 //! | [`format`] | which tensors a checkpoint of each file format holds for them |
 //! | [`check`](mod@check) | what a loader would trip over |
-//! | [`source`] | a quantized checkpoint as a source of dense weights |
+//! | [`source`], `stripes` | a quantized checkpoint as a source of dense weights, and those read last |
 //! | [`scheme`], [`method`] | what weights become, and how codes are found, as rows of data |
 //! | [`select`] | which tensors become what, by names and rules |
 //! | [`coder`], `compat` | blocks of rows through scheme and method; llm-compressor's arithmetic |
@@ -44,3 +45,5 @@ pub mod scheme;
 pub mod select;
 mod shared;
 pub mod source;
+mod stripes;
+mod table;

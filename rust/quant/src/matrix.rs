@@ -5,11 +5,10 @@
 //! A matrix comes as the bytes of f32, bf16, f16 or f64 elements; each row is widened once, into a buffer that stays in
 //! the cache. Scales and packed codes are arrays that the caller made: `groups` scales and `packed` bytes for each row.
 
-use crate::codebook::NF4;
 use crate::hqq::{self, Hqq};
 use crate::int::{self, Int};
 use crate::row::Work;
-use crate::{bits, fp4, fp8, group};
+use crate::{bits, codebook, fp4, fp8, group};
 use polmrs_core::{Dtype, Error, Result, dtype, pool};
 use rayon::prelude::*;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -192,11 +191,7 @@ pub fn int_back(
     into_rows(out, columns, ins.into_par_iter(), |codes, (packed, (scales, zeros)), row| {
         codes.resize(row.len(), 0);
         bits::unpack(width as usize, packed, codes);
-        for (((codes, row), scale), zero) in
-            codes.chunks_exact(group).zip(row.chunks_exact_mut(group)).zip(scales).zip(zeros)
-        {
-            hqq::scaled(codes, *scale, *zero, row);
-        }
+        hqq::scaled(codes, group, scales, zeros, row);
     })
 }
 
@@ -215,36 +210,22 @@ pub fn int8_back(bytes: &[u8], scales: &[f32], columns: usize, out: &mut [f32]) 
 /// What MXFP4 stands for.
 pub fn mxfp4_back(packed: &[u8], exponents: &[u8], columns: usize, out: &mut [f32]) -> Result<()> {
     let ins = (packed.par_chunks_exact(columns / 2), exponents.par_chunks_exact(columns / fp4::MX_BLOCK));
-    into_rows(out, columns, ins.into_par_iter(), |codes, (packed, exponents), row| {
-        codes.resize(row.len(), 0);
-        bits::unpack(4, packed, codes);
-        fp4::decode_mx(codes, exponents, row);
-    })
+    into_rows(out, columns, ins.into_par_iter(), |_, (packed, exponents), row| fp4::decode_mx(packed, exponents, row))
 }
 
 /// What NVFP4 stands for.
 pub fn nvfp4_back(packed: &[u8], global: f32, scales: &[u8], columns: usize, out: &mut [f32]) -> Result<()> {
     let ins = (packed.par_chunks_exact(columns / 2), scales.par_chunks_exact(columns / fp4::NV_BLOCK));
-    into_rows(out, columns, ins.into_par_iter(), |codes, (packed, scales), row| {
-        codes.resize(row.len(), 0);
-        bits::unpack(4, packed, codes);
-        fp4::decode_nv(codes, global, scales, row);
-    })
+    into_rows(out, columns, ins.into_par_iter(), |_, (packed, scales), row| fp4::decode_nv(packed, global, scales, row))
 }
 
 /// What NF4 stands for; `packed` and `scales` as [`Matrix::nf4`] made them.
 pub fn nf4_back(packed: &[u8], block: usize, scales: &[f32], out: &mut [f32]) -> Result<()> {
-    // Both values of a byte at once.
-    let pairs: Vec<[f32; 2]> = (0..=255_usize).map(|byte| [NF4[byte >> 4], NF4[byte & 15]]).collect();
-    let ins = (packed.par_chunks(block / 2), scales).into_par_iter();
+    let blocks = (1_usize << 14).div_ceil(block);
+    let ins = (packed.par_chunks(blocks * block / 2), scales.par_chunks(blocks)).into_par_iter();
+    let pieces = out.par_chunks_mut(blocks * block).zip(ins);
     pool::shared()?.install(|| {
-        out.par_chunks_mut(block).zip(ins).with_min_len(1 << 10).for_each(|(out, (packed, scale))| {
-            for (out, byte) in out.chunks_mut(2).zip(packed) {
-                for (out, value) in out.iter_mut().zip(pairs[usize::from(*byte)]) {
-                    *out = value * scale;
-                }
-            }
-        });
+        pieces.for_each(|(out, (packed, scales))| codebook::decode_nf4(packed, block, scales, out));
     });
     Ok(())
 }
@@ -252,7 +233,7 @@ pub fn nf4_back(packed: &[u8], block: usize, scales: &[f32], out: &mut [f32]) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codebook;
+    use crate::codebook::NF4;
     use crate::int::{Grid, Span};
 
     fn values(count: usize) -> Vec<f32> {
@@ -291,16 +272,16 @@ mod tests {
     }
 
     #[test]
-    fn nf4_comes_back_through_pairs() {
+    fn nf4_comes_back_in_pieces() {
         for count in [64 * 700 + 12, 13, 64, 1] {
             let x = values(count);
             let bytes = bytes(&x);
             let matrix = Matrix { dtype: Dtype::F32, bytes: &bytes, columns: count };
             let (mut scales, mut packed) = (vec![0.0; count.div_ceil(64)], vec![0; count.div_ceil(2)]);
             matrix.nf4(64, &mut scales, &mut packed).unwrap();
-            let (mut codes, mut plain, mut back) = (vec![0; count], vec![0.0; count], vec![0.0; count]);
-            codebook::unpack_high_first(&packed, &mut codes);
-            codebook::decode_nf4(&codes, 64, &scales, &mut plain);
+            let code = |at: usize| usize::from((packed[at / 2] >> (4 - at % 2 * 4)) & 15);
+            let plain: Vec<f32> = (0..count).map(|at| NF4[code(at)] * scales[at / 64]).collect();
+            let mut back = vec![0.0; count];
             nf4_back(&packed, 64, &scales, &mut back).unwrap();
             assert_eq!(back, plain);
         }

@@ -2,22 +2,22 @@
 //!
 //! Whatever the format, a module's tensors become one weight; tensors that belong to no quantized module stay as they are.
 //! Rows are read in the format's grain. Formats that store the transpose are read in stripes of two million elements or 256
-//! rows, so that the file is not read word by word, and the stripes read last are kept: at most 64 MiB.
+//! rows, so that the file is not read word by word, and the stripes read last are kept: at most 64 MiB, and the buffers of
+//! two more.
 
 use crate::format::{Format, Held, Part, Stored, Tensor};
+use crate::stripes::Stripes;
 use polmrs_core::{Dtype, Error, Result, dtype};
 use polmrs_engine::source::{Meta, Source};
 use serde_json::Value as Json;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Elements of a stripe.
 const STRIPE: usize = 1 << 21;
 /// Rows that it has at least.
 const ROWS: usize = 256;
-/// Bytes of stripes that are kept.
-const KEPT: usize = 64 << 20;
 
 /// A quantized checkpoint, dequantized.
 pub struct Quantized {
@@ -25,7 +25,7 @@ pub struct Quantized {
     tensors: Vec<Meta>,
     origins: Vec<Origin>,
     index: HashMap<String, usize>,
-    kept: Mutex<Vec<Kept>>,
+    stripes: Stripes,
 }
 
 /// Where a tensor comes from.
@@ -40,13 +40,6 @@ pub(crate) struct Weight {
     pub(crate) stored: Stored,
     /// Its tensors, and where the base has them.
     parts: Vec<(Tensor, usize)>,
-}
-
-/// Rows of a weight, dequantized.
-struct Kept {
-    tensor: usize,
-    first: usize,
-    values: Arc<Vec<f32>>,
 }
 
 /// The format that a configuration's `quantization_config` names, if it has one.
@@ -143,25 +136,7 @@ impl Quantized {
         }
         let (tensors, origins) = made;
         let index = tensors.iter().enumerate().map(|(at, meta)| (meta.name.clone(), at)).collect();
-        Ok(Quantized { base, tensors, origins, index, kept: Mutex::default() })
-    }
-
-    /// Whole rows of a weight, from a stripe's first on.
-    fn stripe(&self, tensor: usize, weight: &Weight, first: usize, count: usize) -> Result<Arc<Vec<f32>>> {
-        let found = |kept: &Kept| kept.tensor == tensor && kept.first == first;
-        let lock = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kept) = lock().iter().find(|kept| found(kept)) {
-            return Ok(Arc::clone(&kept.values));
-        }
-        let values = Arc::new(weight.rows(self.base.as_ref(), first, count)?);
-        let mut kept = lock();
-        kept.insert(0, Kept { tensor, first, values: Arc::clone(&values) });
-        let mut bytes = 0;
-        kept.retain(|kept| {
-            bytes += 4 * kept.values.len();
-            bytes <= KEPT
-        });
-        Ok(values)
+        Ok(Quantized { base, tensors, origins, index, stripes: Stripes::default() })
     }
 }
 
@@ -205,7 +180,7 @@ impl Weight {
     }
 
     /// Reads and dequantizes a block of rows.
-    fn rows(&self, base: &dyn Source, first: usize, count: usize) -> Result<Vec<f32>> {
+    fn rows(&self, base: &dyn Source, first: usize, count: usize, values: &mut Vec<f32>) -> Result<()> {
         let columns = self.stored.columns;
         let mut parts = Vec::with_capacity(self.parts.len());
         for (tensor, at) in &self.parts {
@@ -222,10 +197,9 @@ impl Weight {
             }
             parts.push(part);
         }
-        let block = self.stored.layout.read(&parts, count, columns)?;
-        let mut values = vec![0.0; count * columns];
-        self.stored.layout.coding.decode(&block, columns, &mut values)?;
-        Ok(values)
+        let block = self.stored.layout.read(parts, count, columns)?;
+        values.resize(count * columns, 0.0);
+        self.stored.layout.coding.decode(&block, columns, values)
     }
 }
 
@@ -268,14 +242,17 @@ impl Source for Quantized {
             let top = at / columns / stripe * stripe;
             let wanted = if stripe == 1 { end.div_ceil(columns) - top } else { stripe };
             let count = wanted.min(rows - top);
-            let values = if stripe == 1 {
-                Arc::new(weight.rows(self.base.as_ref(), top, count)?)
-            } else {
-                self.stripe(tensor, weight, top, count)?
-            };
             let (from, to) = (at - top * columns, end.min((top + count) * columns) - top * columns);
             let (now, later) = rest.split_at_mut((to - from) * kind.size());
-            dtype::from_f32(kind, &values[from..to], now);
+            let make = |values: &mut Vec<f32>| weight.rows(self.base.as_ref(), top, count, values);
+            if stripe == 1 {
+                let mut values = self.stripes.spare();
+                make(&mut values)?;
+                dtype::from_f32(kind, &values[from..to], now);
+                self.stripes.give_back(values);
+            } else {
+                dtype::from_f32(kind, &self.stripes.find((tensor, top), make)?[from..to], now);
+            }
             rest = later;
             at = top * columns + to;
         }

@@ -107,14 +107,15 @@ impl<'py> Borrowed<'py> {
         Ok(Borrowed { tensors: given.into_iter().map(borrow).collect::<PyResult<_>>()? })
     }
 
-    fn bytes(&self, suffix: &str) -> polmrs_core::Result<Vec<u8>> {
+    fn find(&self, suffix: &str) -> polmrs_core::Result<&[u8]> {
         let found = self.tensors.iter().find(|(name, ..)| name == suffix);
-        found.map(|(.., bits)| bits.bytes().to_vec()).ok_or_else(|| Error::Checkpoint(format!("{suffix}: not there")))
+        found.map(|(.., bits)| bits.bytes()).ok_or_else(|| Error::Checkpoint(format!("{suffix}: not there")))
     }
 
     fn stored(&self, format: &str, bits: Option<u32>) -> polmrs_core::Result<Stored> {
         let tensors = self.tensors.iter().map(|(name, dtype, shape, _)| (name.as_str(), *dtype, &shape[..])).collect();
-        Held { tensors, bytes: &|suffix| self.bytes(suffix) }.recognise(Format::from_name(format)?, bits)
+        Held { tensors, bytes: &|suffix| self.find(suffix).map(<[u8]>::to_vec) }
+            .recognise(Format::from_name(format)?, bits)
     }
 }
 
@@ -143,12 +144,9 @@ pub(super) fn from_format<'py>(
     let mut out = write::<f32>("out", out)?;
     let out = slice_mut!(out);
     let stored = borrowed.stored(format, bits).map_err(|error| to_py(py, &error))?;
-    let parts = stored.layout.tensors(stored.rows, stored.columns).and_then(|tensors| {
-        tensors.iter().map(|tensor| borrowed.bytes(tensor.suffix)).collect::<polmrs_core::Result<Vec<_>>>()
-    });
-    let parts = parts.map_err(|error| to_py(py, &error))?;
-    quick(py, || {
-        let rows = stored.layout.read(&parts, stored.rows, stored.columns)?;
-        stored.layout.coding.decode(&rows, stored.columns, out)
-    })
+    let tensors = stored.layout.tensors(stored.rows, stored.columns);
+    let wholes: polmrs_core::Result<Vec<&[u8]>> =
+        tensors.and_then(|tensors| tensors.iter().map(|tensor| borrowed.find(tensor.suffix)).collect());
+    let wholes = wholes.map_err(|error| to_py(py, &error))?;
+    quick(py, || stored.layout.decode(&wholes, stored.rows, stored.columns, out))
 }

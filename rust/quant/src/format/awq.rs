@@ -9,7 +9,7 @@
 //! `w = (q - z) s`. Nibble `i` of a word belongs to output `8 j + ORDER[i]`. Everything is transposed, so a block of eight
 //! rows is a column of words. Symmetric grids are stored with their zero point of 8.
 
-use super::words::turned;
+use super::words::{TILE, copy_line, turned};
 use super::{Coding, Format, Group, Held, Layout, Part, Rows, Stored, Tensor, narrow, widen};
 use polmrs_core::{Dtype, Error, Result, simd};
 use serde_json::{Value, json};
@@ -19,8 +19,8 @@ pub(super) const CODINGS: &str = "awq holds int4 in channels or groups";
 /// The output, of eight, whose code is nibble `i` of a word.
 const ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
 
-/// Stripes worked on at once, so that whole cache lines are written.
-const STRIPES: usize = 16;
+/// Of 16 words of each row, and of 16 stripes: the eight words whose nibbles are turned, beside those of the other stripes.
+type Tile = [[[[u8; 4]; TILE]; 8]; TILE];
 
 pub(super) fn tensors(layout: &Layout, rows: usize, columns: usize) -> Result<Vec<Tensor>> {
     let Coding::Int { bits: 4, group: Group::Channel | Group::Size(_), .. } = layout.coding else {
@@ -85,15 +85,29 @@ fn unpack_zeros(words: &[u8], count: usize, groups: usize) -> Vec<u8> {
     zeros
 }
 
-/// The 8 x 8 matrix of nibbles in eight words, transposed.
+/// The 8 x 8 matrix of nibbles in eight words, transposed, for 16 stripes at once.
 #[inline(always)]
-fn turn_nibbles(words: &mut [u32; 8]) {
+fn turn_nibbles(lines: &mut [[[u8; 4]; TILE]; 8]) {
+    let mut words = [[0; TILE]; 8];
+    for (words, line) in words.iter_mut().zip(&*lines) {
+        for lane in 0..TILE {
+            words[lane] = u32::from_le_bytes(line[lane]);
+        }
+    }
     for (step, mask) in [(4, 0x0000_ffff_u32), (2, 0x00ff_00ff), (1, 0x0f0f_0f0f)] {
         for at in (0..8).filter(|at| at & step == 0) {
-            let (low, high) = (words[at], words[at + step]);
+            let (lower, upper) = (words[at], words[at + step]);
             let shift = 4 * step;
-            words[at] = (low & mask) | (high & mask) << shift;
-            words[at + step] = (low >> shift) & mask | high & !mask;
+            for lane in 0..TILE {
+                let (low, high) = (lower[lane], upper[lane]);
+                words[at][lane] = (low & mask) | (high & mask) << shift;
+                words[at + step][lane] = (low >> shift) & mask | high & !mask;
+            }
+        }
+    }
+    for (line, words) in lines.iter_mut().zip(&words) {
+        for lane in 0..TILE {
+            line[lane] = words[lane].to_le_bytes();
         }
     }
 }
@@ -102,15 +116,18 @@ simd! {
     /// Rows of `width` words to columns: word `[8 w + c, j]` has column `8 w + c` of rows `8 j ..`.
     fn to_stripes(rows: &[[u8; 4]], width: usize, stripes: &mut [[u8; 4]]) {
         let count = rows.len() / width / 8;
-        for first in (0..count).step_by(STRIPES) {
-            for at in 0..width {
-                for stripe in first..count.min(first + STRIPES) {
-                    let mut words: [u32; 8] =
-                        std::array::from_fn(|i| u32::from_le_bytes(rows[(8 * stripe + ORDER[i]) * width + at]));
-                    turn_nibbles(&mut words);
-                    for (column, word) in words.iter().enumerate() {
-                        stripes[(8 * at + column) * count + stripe] = word.to_le_bytes();
-                    }
+        let mut tile: Tile = Default::default();
+        for (first, left) in tiles(count, width) {
+            let (high, wide) = (TILE.min(count - first), TILE.min(width - left));
+            for (stripe, nibble) in (0..high).flat_map(|stripe| (0..8).map(move |nibble| (stripe, nibble))) {
+                let row = 8 * (first + stripe) + ORDER[nibble];
+                let words = &rows[row * width + left..][..wide];
+                tile.iter_mut().zip(words).for_each(|(eight, word)| eight[nibble][stripe] = *word);
+            }
+            for (at, eight) in tile.iter_mut().take(wide).enumerate() {
+                turn_nibbles(eight);
+                for (column, line) in eight.iter().enumerate() {
+                    copy_line(&line[..high], &mut stripes[(8 * (left + at) + column) * count + first..]);
                 }
             }
         }
@@ -121,19 +138,30 @@ simd! {
     /// What [`to_stripes`] did, undone.
     fn from_stripes(stripes: &[[u8; 4]], width: usize, rows: &mut [[u8; 4]]) {
         let count = rows.len() / width / 8;
-        for first in (0..count).step_by(STRIPES) {
-            for at in 0..width {
-                for stripe in first..count.min(first + STRIPES) {
-                    let mut words: [u32; 8] =
-                        std::array::from_fn(|column| u32::from_le_bytes(stripes[(8 * at + column) * count + stripe]));
-                    turn_nibbles(&mut words);
-                    for (i, word) in words.iter().enumerate() {
-                        rows[(8 * stripe + ORDER[i]) * width + at] = word.to_le_bytes();
-                    }
+        let mut tile: Tile = Default::default();
+        for (first, left) in tiles(count, width) {
+            let (high, wide) = (TILE.min(count - first), TILE.min(width - left));
+            for (at, eight) in tile.iter_mut().take(wide).enumerate() {
+                for (column, line) in eight.iter_mut().enumerate() {
+                    copy_line(&stripes[(8 * (left + at) + column) * count + first..][..high], line);
                 }
+                turn_nibbles(eight);
+            }
+            for (stripe, nibble) in (0..high).flat_map(|stripe| (0..8).map(move |nibble| (stripe, nibble))) {
+                let row = 8 * (first + stripe) + ORDER[nibble];
+                let mut words = [[0; 4]; TILE];
+                for at in 0..TILE {
+                    words[at] = tile[at][nibble][stripe];
+                }
+                copy_line(&words[..wide], &mut rows[row * width + left..]);
             }
         }
     }
+}
+
+/// Where tiles begin: the first stripe, and the first word of a row.
+fn tiles(count: usize, width: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..count).step_by(TILE).flat_map(move |first| (0..width).step_by(TILE).map(move |left| (first, left)))
 }
 
 pub(super) fn config(layouts: &[(Layout, Vec<String>)], ignore: &[String]) -> Value {

@@ -49,7 +49,7 @@ pub(super) fn write(layout: &Layout, block: &Rows, columns: usize, parts: &mut [
         Coding::Int { symmetric: false, .. } => block.zeros.iter().map(|zero| zero.wrapping_sub(less)).collect(),
         _ => vec![(1 << (bits - 1)) - less; block.scales.len()],
     };
-    parts[0] = turn::<4>(&block.packed, count);
+    parts[0] = turn(&block.packed, count);
     parts[1] = pack_down(bits, &zeros, groups);
     parts[2] = narrow(layout.dtype, &turned(&block.scales, count));
 }
@@ -67,7 +67,7 @@ pub(super) fn read(layout: &Layout, parts: &[Vec<u8>], count: usize, columns: us
         let top = 0xff >> (8 - bits);
         zeros.iter_mut().for_each(|zero| *zero = zero.wrapping_add(1) & top);
     }
-    let mut packed = turn::<4>(&parts[0], columns * bits / 32);
+    let mut packed = turn(&parts[0], columns * bits / 32);
     if !order.is_empty() {
         gather(bits, &order, &mut packed);
     }

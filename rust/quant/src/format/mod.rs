@@ -26,7 +26,8 @@ pub use coding::{Coding, Group, Rows};
 pub use held::{Held, Stored};
 pub use tensor::{Part, Tensor};
 
-use polmrs_core::{Dtype, Error, Result, dtype};
+use polmrs_core::{Dtype, Error, Result, dtype, pool};
+use rayon::prelude::*;
 use serde_json::Value;
 
 /// A file format.
@@ -89,6 +90,10 @@ impl Format {
         })
     }
 }
+
+/// Elements of a block of whole tensors in memory, and the rows that it has at least: stripes of 256 bytes of AWQ's words.
+const BLOCK: usize = 1 << 18;
+const ROWS: usize = 512;
 
 /// What every format holds, for messages.
 const CODINGS: [&str; 4] = [compressed_tensors::CODINGS, gptq::CODINGS, awq::CODINGS, bnb::CODINGS];
@@ -153,23 +158,48 @@ impl Layout {
     ///
     /// # Errors
     /// A tensor holds what no writer would have stored.
-    pub fn read(&self, parts: &[Vec<u8>], count: usize, columns: usize) -> Result<Rows> {
-        let tensors = self.tensors(count, columns)?;
-        for (tensor, part) in tensors.iter().zip(parts).filter(|(tensor, _)| tensor.suffix != bnb::STATE) {
-            if tensor.nbytes() != part.len() {
-                let (suffix, wanted, found) = (tensor.suffix, tensor.nbytes(), part.len());
-                return Err(Error::Checkpoint(format!("{suffix}: {count} rows are {wanted} bytes, not {found}")));
-            }
+    pub fn read(&self, parts: Vec<Vec<u8>>, count: usize, columns: usize) -> Result<Rows> {
+        self.check(parts.iter().map(Vec::len), count, columns)?;
+        match self.format {
+            Format::CompressedTensors => compressed_tensors::read(self, parts, count, columns),
+            Format::Gptq | Format::GptqV2 => gptq::read(self, &parts, count, columns),
+            Format::Awq => Ok(awq::read(self, &parts, count, columns)),
+            Format::Bnb => bnb::read(self, parts),
         }
+    }
+
+    /// Refuses parts that are not as many, or as long, as those of so many rows.
+    fn check(&self, parts: impl ExactSizeIterator<Item = usize>, count: usize, columns: usize) -> Result<Vec<Tensor>> {
+        let tensors = self.tensors(count, columns)?;
         if tensors.len() != parts.len() {
             return Err(Error::Internal(format!("{} parts of {} tensors", parts.len(), tensors.len())));
         }
-        match self.format {
-            Format::CompressedTensors => compressed_tensors::read(self, parts, count, columns),
-            Format::Gptq | Format::GptqV2 => gptq::read(self, parts, count, columns),
-            Format::Awq => Ok(awq::read(self, parts, count, columns)),
-            Format::Bnb => bnb::read(self, parts),
+        for (tensor, found) in tensors.iter().zip(parts).filter(|(tensor, _)| tensor.suffix != bnb::STATE) {
+            if tensor.nbytes() != found {
+                let (suffix, wanted) = (tensor.suffix, tensor.nbytes());
+                return Err(Error::Checkpoint(format!("{suffix}: {count} rows are {wanted} bytes, not {found}")));
+            }
         }
+        Ok(tensors)
+    }
+
+    /// What whole tensors stand for, into `rows * columns` elements: in blocks of rows that stay in the cache, on all threads.
+    ///
+    /// # Errors
+    /// As [`read`](Layout::read).
+    pub fn decode(&self, wholes: &[&[u8]], rows: usize, columns: usize, out: &mut [f32]) -> Result<()> {
+        let tensors = self.check(wholes.iter().map(|whole| whole.len()), rows, columns)?;
+        let each = (BLOCK / columns).max(ROWS).next_multiple_of(self.grain(columns));
+        let block = |(at, out): (usize, &mut [f32])| {
+            let (first, count) = (at * each, out.len() / columns);
+            let cut = |(tensor, whole): (&Tensor, &&[u8])| match tensor.part {
+                Part::Whole => whole.to_vec(),
+                _ => tensor.cut(whole, first..first + count),
+            };
+            let parts = tensors.iter().zip(wholes).map(cut).collect();
+            self.coding.decode(&self.read(parts, count, columns)?, columns, out)
+        };
+        pool::shared()?.install(|| out.par_chunks_mut(each * columns).enumerate().try_for_each(block))
     }
 
     /// All tensors of a weight at once: [`write`](Layout::write) and [`whole`](Layout::whole) on one block.

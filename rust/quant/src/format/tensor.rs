@@ -83,7 +83,9 @@ impl Tensor {
 
     /// A block's part of the whole tensor.
     pub fn cut(&self, whole: &[u8], rows: Range<usize>) -> Vec<u8> {
-        self.runs(rows).flat_map(|run| &whole[run]).copied().collect()
+        let mut part = Vec::with_capacity(self.runs(rows.clone()).map(|run| run.len()).sum());
+        self.runs(rows).for_each(|run| part.extend_from_slice(&whole[run]));
+        part
     }
 
     fn axis(&self, at: usize) -> usize {

@@ -4,9 +4,10 @@
 //! `qweight` `[in b / 32, out]` is the transpose of rows packed along `in`: one code path packs, one turns.
 
 use crate::bits;
+use polmrs_core::simd;
 
 /// Rows and columns of a tile: a cache line of words.
-const TILE: usize = 16;
+pub(super) const TILE: usize = 16;
 
 /// Each column of a matrix of codes that is `width` wide as a stream of its own, one stream after the other.
 pub(super) fn pack_down(bits: usize, codes: &[u8], width: usize) -> Vec<u8> {
@@ -32,30 +33,62 @@ pub(super) fn unpack_down(bits: usize, streams: &[u8], width: usize, count: usiz
     codes
 }
 
-/// The transpose of a matrix with this many rows, whose elements have `N` bytes.
-pub(super) fn turn<const N: usize>(elements: &[u8], rows: usize) -> Vec<u8> {
-    let mut turned = vec![0; elements.len()];
-    let columns = elements.len() / (N * rows).max(1);
-    turn_all(elements.as_chunks::<N>().0, rows, columns, turned.as_chunks_mut::<N>().0);
+/// The transpose of a matrix of words with this many rows.
+pub(super) fn turn(words: &[u8], rows: usize) -> Vec<u8> {
+    let mut turned = vec![0; words.len()];
+    turn_words(words.as_chunks::<4>().0, rows, turned.as_chunks_mut::<4>().0);
     turned
 }
 
-/// The transpose of a small matrix with this many rows.
+/// The transpose of a matrix of numbers with this many rows.
 pub(super) fn turned(x: &[f32], rows: usize) -> Vec<f32> {
-    let columns = x.len() / rows.max(1);
-    (0..x.len()).map(|at| x[at % rows * columns + at / rows]).collect()
+    let mut turned = vec![0.0; x.len()];
+    turn_floats(x, rows, &mut turned);
+    turned
 }
 
-/// In tiles, so that what is read and what is written both stay in the cache.
-fn turn_all<const N: usize>(elements: &[[u8; N]], rows: usize, columns: usize, turned: &mut [[u8; N]]) {
-    for top in (0..rows).step_by(TILE) {
-        for left in (0..columns).step_by(TILE) {
-            for column in left..columns.min(left + TILE) {
-                for row in top..rows.min(top + TILE) {
-                    turned[column * rows + row] = elements[row * columns + column];
+simd! {
+    fn turn_words(words: &[[u8; 4]], rows: usize, turned: &mut [[u8; 4]]) {
+        turn_all(words, rows, turned);
+    }
+}
+
+simd! {
+    fn turn_floats(x: &[f32], rows: usize, turned: &mut [f32]) {
+        turn_all(x, rows, turned);
+    }
+}
+
+/// In tiles that are read and written a cache line at a time. Rows are often a power of two apart, where all lines of a
+/// tile would drive each other out of the cache if they were needed twice.
+#[inline(always)]
+fn turn_all<T: Copy + Default>(from: &[T], rows: usize, to: &mut [T]) {
+    let columns = from.len() / rows.max(1);
+    let mut tile = [[T::default(); TILE]; TILE];
+    for left in (0..columns).step_by(TILE) {
+        for top in (0..rows).step_by(TILE) {
+            let (width, height) = (TILE.min(columns - left), TILE.min(rows - top));
+            for (row, line) in tile.iter_mut().take(height).enumerate() {
+                copy_line(&from[(top + row) * columns + left..][..width], line);
+            }
+            for column in 0..width {
+                let mut line = [T::default(); TILE];
+                for row in 0..TILE {
+                    line[row] = tile[row][column];
                 }
+                copy_line(&line[..height], &mut to[(left + column) * rows + top..]);
             }
         }
+    }
+}
+
+/// Copies a line, whose usual length the compiler knows.
+#[inline(always)]
+pub(super) fn copy_line<T: Copy>(from: &[T], to: &mut [T]) {
+    if let (Some(from), Some(to)) = (from.first_chunk::<TILE>(), to.first_chunk_mut::<TILE>()) {
+        *to = *from;
+    } else {
+        to[..from.len()].copy_from_slice(from);
     }
 }
 
@@ -68,12 +101,12 @@ mod tests {
         #[test]
         fn a_transpose_changes_places(rows in 1_usize..40, columns in 1_usize..40) {
             let words: Vec<u8> = (0..rows * columns).flat_map(|at| (at as u32).to_le_bytes()).collect();
-            let turned = turn::<4>(&words, rows);
+            let turned = turn(&words, rows);
             for (at, word) in turned.as_chunks::<4>().0.iter().enumerate() {
                 let (column, row) = (at / rows, at % rows);
                 prop_assert_eq!(u32::from_le_bytes(*word), (row * columns + column) as u32);
             }
-            prop_assert_eq!(turn::<4>(&turned, columns), words);
+            prop_assert_eq!(turn(&turned, columns), words);
         }
 
         #[test]
