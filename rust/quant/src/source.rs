@@ -5,7 +5,7 @@
 //! rows, so that the file is not read word by word, and the stripes read last are kept: at most 64 MiB, and the buffers of
 //! two more.
 
-use crate::format::{Format, Held, Part, Stored, Tensor};
+use crate::format::{Format, Held, Part, Stored, Strip, Tensor};
 use crate::stripes::Stripes;
 use polmrs_core::{Dtype, Error, Result, dtype};
 use polmrs_engine::source::{Meta, Source};
@@ -197,7 +197,8 @@ impl Weight {
             }
             parts.push(part);
         }
-        let block = self.stored.layout.read(parts, count, columns)?;
+        let block =
+            self.stored.layout.read(&parts.iter().map(|part| Strip::of(part)).collect::<Vec<_>>(), count, columns)?;
         values.resize(count * columns, 0.0);
         self.stored.layout.coding.decode(&block, columns, values)
     }

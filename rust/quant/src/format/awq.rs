@@ -9,8 +9,8 @@
 //! `w = (q - z) s`. Nibble `i` of a word belongs to output `8 j + ORDER[i]`. Everything is transposed, so a block of eight
 //! rows is a column of words. Symmetric grids are stored with their zero point of 8.
 
-use super::words::{TILE, copy_line, turned};
-use super::{Coding, Format, Group, Held, Layout, Part, Rows, Stored, Tensor, narrow, widen};
+use super::words::{TILE, tiles, turned};
+use super::{Coding, Format, Group, Held, Layout, Part, Rows, Stored, Strip, Tensor, narrow, widen};
 use polmrs_core::{Dtype, Error, Result, simd};
 use serde_json::{Value, json};
 
@@ -52,14 +52,15 @@ pub(super) fn write(layout: &Layout, block: &Rows, columns: usize, parts: &mut [
     parts[2] = narrow(layout.dtype, &turned(&block.scales, count));
 }
 
-pub(super) fn read(layout: &Layout, parts: &[Vec<u8>], count: usize, columns: usize) -> Rows {
+pub(super) fn read(layout: &Layout, parts: &[Strip<'_>], count: usize, columns: usize, mut packed: Vec<u8>) -> Rows {
     let groups = columns / layout.coding.group(columns);
-    let mut packed = vec![0; parts[0].len()];
-    from_stripes(parts[0].as_chunks::<4>().0, columns / 8, packed.as_chunks_mut::<4>().0);
+    packed.resize(parts[0].nbytes(), 0);
+    let (stripes, stride) = parts[0].matrix(columns);
+    from_stripes(stripes, stride, columns / 8, packed.as_chunks_mut::<4>().0);
     Rows {
         packed,
-        scales: turned(&widen(layout.dtype, &parts[2]), groups),
-        zeros: unpack_zeros(&parts[1], count, groups),
+        scales: turned(&widen(layout.dtype, &parts[2].together()), groups),
+        zeros: unpack_zeros(&parts[1].together(), count, groups),
         ..Rows::default()
     }
 }
@@ -116,18 +117,21 @@ simd! {
     /// Rows of `width` words to columns: word `[8 w + c, j]` has column `8 w + c` of rows `8 j ..`.
     fn to_stripes(rows: &[[u8; 4]], width: usize, stripes: &mut [[u8; 4]]) {
         let count = rows.len() / width / 8;
+        if count < TILE || width < TILE {
+            stripes.fill([0; 4]);
+            return codes(count, width, count).for_each(|(row, stripe)| set_code(stripes, stripe, code(rows, row)));
+        }
         let mut tile: Tile = Default::default();
-        for (first, left) in tiles(count, width) {
-            let (high, wide) = (TILE.min(count - first), TILE.min(width - left));
-            for (stripe, nibble) in (0..high).flat_map(|stripe| (0..8).map(move |nibble| (stripe, nibble))) {
+        for (left, first) in tiles(width, count) {
+            for (stripe, nibble) in (0..TILE).flat_map(|stripe| (0..8).map(move |nibble| (stripe, nibble))) {
                 let row = 8 * (first + stripe) + ORDER[nibble];
-                let words = &rows[row * width + left..][..wide];
+                let words = &rows[row * width + left..][..TILE];
                 tile.iter_mut().zip(words).for_each(|(eight, word)| eight[nibble][stripe] = *word);
             }
-            for (at, eight) in tile.iter_mut().take(wide).enumerate() {
+            for (at, eight) in tile.iter_mut().enumerate() {
                 turn_nibbles(eight);
                 for (column, line) in eight.iter().enumerate() {
-                    copy_line(&line[..high], &mut stripes[(8 * (left + at) + column) * count + first..]);
+                    stripes[(8 * (left + at) + column) * count + first..][..TILE].copy_from_slice(line);
                 }
             }
         }
@@ -135,33 +139,49 @@ simd! {
 }
 
 simd! {
-    /// What [`to_stripes`] did, undone.
-    fn from_stripes(stripes: &[[u8; 4]], width: usize, rows: &mut [[u8; 4]]) {
+    /// What [`to_stripes`] did, undone, where columns begin `stride` words apart.
+    fn from_stripes(stripes: &[[u8; 4]], stride: usize, width: usize, rows: &mut [[u8; 4]]) {
         let count = rows.len() / width / 8;
+        if count < TILE || width < TILE {
+            rows.fill([0; 4]);
+            return codes(count, width, stride).for_each(|(row, stripe)| set_code(rows, row, code(stripes, stripe)));
+        }
         let mut tile: Tile = Default::default();
-        for (first, left) in tiles(count, width) {
-            let (high, wide) = (TILE.min(count - first), TILE.min(width - left));
-            for (at, eight) in tile.iter_mut().take(wide).enumerate() {
+        for (left, first) in tiles(width, count) {
+            for (at, eight) in tile.iter_mut().enumerate() {
                 for (column, line) in eight.iter_mut().enumerate() {
-                    copy_line(&stripes[(8 * (left + at) + column) * count + first..][..high], line);
+                    line.copy_from_slice(&stripes[(8 * (left + at) + column) * stride + first..][..TILE]);
                 }
                 turn_nibbles(eight);
             }
-            for (stripe, nibble) in (0..high).flat_map(|stripe| (0..8).map(move |nibble| (stripe, nibble))) {
+            for (stripe, nibble) in (0..TILE).flat_map(|stripe| (0..8).map(move |nibble| (stripe, nibble))) {
                 let row = 8 * (first + stripe) + ORDER[nibble];
-                let mut words = [[0; 4]; TILE];
-                for at in 0..TILE {
-                    words[at] = tile[at][nibble][stripe];
-                }
-                copy_line(&words[..wide], &mut rows[row * width + left..]);
+                let words = &mut rows[row * width + left..][..TILE];
+                words.iter_mut().zip(&tile).for_each(|(word, eight)| *word = eight[nibble][stripe]);
             }
         }
     }
 }
 
-/// Where tiles begin: the first stripe, and the first word of a row.
-fn tiles(count: usize, width: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..count).step_by(TILE).flat_map(move |first| (0..width).step_by(TILE).map(move |left| (first, left)))
+/// A word, and the place of a code in it.
+type Place = (usize, usize);
+
+/// Where each code is in rows of `width` words, and in stripes that begin `stride` words apart.
+fn codes(count: usize, width: usize, stride: usize) -> impl Iterator<Item = (Place, Place)> {
+    (0..64 * count * width).map(move |at| {
+        let (column, stripe, nibble) = (at / 8 / count, at / 8 % count, at % 8);
+        let row = 8 * stripe + ORDER[nibble];
+        ((row * width + column / 8, column % 8), (column * stride + stripe, nibble))
+    })
+}
+
+fn code(words: &[[u8; 4]], (word, nibble): Place) -> u32 {
+    (u32::from_le_bytes(words[word]) >> (4 * nibble)) & 15
+}
+
+/// Sets a code that is 0.
+fn set_code(words: &mut [[u8; 4]], (word, nibble): Place, code: u32) {
+    words[word] = (u32::from_le_bytes(words[word]) | code << (4 * nibble)).to_le_bytes();
 }
 
 pub(super) fn config(layouts: &[(Layout, Vec<String>)], ignore: &[String]) -> Value {

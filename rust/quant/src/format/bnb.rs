@@ -8,11 +8,10 @@
 //!
 //! Blocks run through all rows, so a block of rows is whole only where its elements are.
 
-use super::{Coding, Format, Held, Layout, Part, Rows, Stored, Tensor, widen};
+use super::{Coding, Format, Held, Layout, Part, Rows, Stored, Strip, Tensor, widen};
 use crate::codebook::{self, NESTED_BLOCK, NF4};
 use polmrs_core::{Dtype, Error, Result};
 use serde_json::{Value, json};
-use std::mem::take;
 
 pub(super) const CODINGS: &str = "bnb holds nf4, nested or not, and llm-int8";
 
@@ -111,15 +110,19 @@ fn state(layout: &Layout, rows: usize, columns: usize, offset: f32) -> Vec<u8> {
     text
 }
 
-pub(super) fn read(layout: &Layout, mut parts: Vec<Vec<u8>>) -> Result<Rows> {
-    let mut block = Rows { packed: take(&mut parts[0]), ..Rows::default() };
+pub(super) fn read(layout: &Layout, parts: &[Strip<'_>], packed: Vec<u8>) -> Result<Rows> {
+    let mut block = Rows { packed: parts[0].copied_into(packed), ..Rows::default() };
     block.scales = match layout.coding {
         Coding::Nf4 { nested: true, .. } => {
-            block.global = offset(&parts[3])?;
-            let scales = widen(Dtype::F32, &parts[4]);
-            codebook::unnest(&codebook::Nested { codes: take(&mut parts[1]), scales, offset: block.global })
+            block.global = offset(&parts[3].together())?;
+            let scales = widen(Dtype::F32, &parts[4].together());
+            codebook::unnest(&codebook::Nested {
+                codes: parts[1].together().into_owned(),
+                scales,
+                offset: block.global,
+            })
         }
-        _ => widen(Dtype::F32, &parts[1]),
+        _ => widen(Dtype::F32, &parts[1].together()),
     };
     Ok(block)
 }

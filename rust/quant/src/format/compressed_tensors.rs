@@ -12,10 +12,9 @@
 //! 0.17 codes of 3 bits were ten to a word with two bits to spare; those files have wider rows, and are refused.)
 
 use super::words::{pack_down, turn, unpack_down};
-use super::{Coding, Format, Group, Held, Layout, Part, Rows, Stored, Tensor, narrow, widen};
+use super::{Coding, Format, Group, Held, Layout, Part, Rows, Stored, Strip, Tensor, narrow, widen};
 use polmrs_core::{Dtype, Error, Result};
 use serde_json::{Map, Value, json};
-use std::mem::take;
 
 pub(super) const CODINGS: &str = "compressed-tensors holds int2, int3, int4 and int8 in channels or groups, symmetric or \
      not, fp8, nvfp4 and mxfp4";
@@ -80,7 +79,7 @@ pub(super) fn write(layout: &Layout, block: &Rows, columns: usize, parts: &mut [
         Coding::Int { .. } if layout.activations => parts[0].iter_mut().for_each(flip),
         Coding::Int { bits, symmetric: false, group } => {
             let groups = columns / group.size(columns);
-            parts[3] = turn(&pack_down(bits as usize, &block.zeros, groups), groups);
+            parts[3] = turn(Strip::of(&pack_down(bits as usize, &block.zeros, groups)), groups);
         }
         _ => {}
     }
@@ -99,24 +98,30 @@ pub(super) fn whole(layout: &Layout, suffix: &str, rows: usize, columns: usize, 
     }
 }
 
-pub(super) fn read(layout: &Layout, mut parts: Vec<Vec<u8>>, count: usize, columns: usize) -> Result<Rows> {
-    let mut block = Rows { packed: take(&mut parts[0]), ..Rows::default() };
+pub(super) fn read(
+    layout: &Layout,
+    parts: &[Strip<'_>],
+    count: usize,
+    columns: usize,
+    packed: Vec<u8>,
+) -> Result<Rows> {
+    let mut block = Rows { packed: parts[0].copied_into(packed), ..Rows::default() };
     let groups = columns / layout.coding.group(columns);
     match layout.coding {
-        Coding::Mxfp4 | Coding::Nvfp4 => block.bytes = take(&mut parts[1]),
-        _ => block.scales = widen(layout.dtype, &parts[1]),
+        Coding::Mxfp4 | Coding::Nvfp4 => block.bytes = parts[1].together().into_owned(),
+        _ => block.scales = widen(layout.dtype, &parts[1].together()),
     }
     match layout.coding {
         Coding::Int { .. } if layout.activations => block.packed.iter_mut().for_each(flip),
         Coding::Int { bits, symmetric: false, .. } => {
-            let streams = turn(&parts[3], parts[3].len() / (4 * groups));
+            let streams = turn(parts[3], parts[3].nbytes() / (4 * groups));
             block.zeros = unpack_down(bits as usize, &streams, groups, count);
         }
         Coding::Fp8 { group: Group::Tensor } => {
             block.global = block.scales.first().copied().unwrap_or_default();
             block.scales = vec![block.global; count];
         }
-        Coding::Nvfp4 => block.global = widen(Dtype::F32, &parts[2])[0],
+        Coding::Nvfp4 => block.global = widen(Dtype::F32, &parts[2].together())[0],
         _ => {}
     }
     Ok(block)

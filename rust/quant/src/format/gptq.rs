@@ -12,8 +12,8 @@
 //! carry into its neighbour: grids with zero points are written as `gptq_v2` only. A file with another `g_idx`
 //! (`desc_act`) has groups of columns that are no neighbours; [`read`] puts them side by side, in the order of their groups.
 
-use super::words::{pack_down, turn, turned, unpack_down};
-use super::{Coding, Format, Group, Held, Layout, Part, Rows, Stored, Tensor, narrow, widen};
+use super::words::{pack_down, turn, turn_into, turned, unpack_down};
+use super::{Coding, Format, Group, Held, Layout, Part, Rows, Stored, Strip, Tensor, narrow, widen};
 use crate::bits;
 use polmrs_core::{Dtype, Error, Result};
 use serde_json::{Map, Value, json};
@@ -49,7 +49,7 @@ pub(super) fn write(layout: &Layout, block: &Rows, columns: usize, parts: &mut [
         Coding::Int { symmetric: false, .. } => block.zeros.iter().map(|zero| zero.wrapping_sub(less)).collect(),
         _ => vec![(1 << (bits - 1)) - less; block.scales.len()],
     };
-    parts[0] = turn(&block.packed, count);
+    parts[0] = turn(Strip::of(&block.packed), count);
     parts[1] = pack_down(bits, &zeros, groups);
     parts[2] = narrow(layout.dtype, &turned(&block.scales, count));
 }
@@ -59,19 +59,32 @@ pub(super) fn whole(layout: &Layout, columns: usize) -> Vec<u8> {
     (0..columns).flat_map(|column| ((column / group) as i32).to_le_bytes()).collect()
 }
 
-pub(super) fn read(layout: &Layout, parts: &[Vec<u8>], count: usize, columns: usize) -> Result<Rows> {
+pub(super) fn read(
+    layout: &Layout,
+    parts: &[Strip<'_>],
+    count: usize,
+    columns: usize,
+    mut packed: Vec<u8>,
+) -> Result<Rows> {
     let (bits, groups) = (layout.coding.bits() as usize, columns / layout.coding.group(columns));
-    let order = if parts[3] == whole(layout, columns) { Vec::new() } else { order(&parts[3], groups)? };
-    let mut zeros = unpack_down(bits, &parts[1], groups, count);
+    let g_idx = parts[3].together();
+    let order = if *g_idx == whole(layout, columns) { Vec::new() } else { order(&g_idx, groups)? };
+    let mut zeros = unpack_down(bits, &parts[1].together(), groups, count);
     if layout.format == Format::Gptq {
         let top = 0xff >> (8 - bits);
         zeros.iter_mut().for_each(|zero| *zero = zero.wrapping_add(1) & top);
     }
-    let mut packed = turn(&parts[0], columns * bits / 32);
+    turn_into(parts[0], columns * bits / 32, &mut packed);
     if !order.is_empty() {
         gather(bits, &order, &mut packed);
     }
-    Ok(Rows { packed, scales: turned(&widen(layout.dtype, &parts[2]), groups), zeros, order, ..Rows::default() })
+    Ok(Rows {
+        packed,
+        scales: turned(&widen(layout.dtype, &parts[2].together()), groups),
+        zeros,
+        order,
+        ..Rows::default()
+    })
 }
 
 /// The columns in the order of their groups.

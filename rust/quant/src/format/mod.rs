@@ -24,11 +24,12 @@ mod words;
 
 pub use coding::{Coding, Group, Rows};
 pub use held::{Held, Stored};
-pub use tensor::{Part, Tensor};
+pub use tensor::{Part, Strip, Tensor};
 
 use polmrs_core::{Dtype, Error, Result, dtype, pool};
 use rayon::prelude::*;
 use serde_json::Value;
+use std::mem::take;
 
 /// A file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,9 +92,9 @@ impl Format {
     }
 }
 
-/// Elements of a block of whole tensors in memory, and the rows that it has at least: stripes of 256 bytes of AWQ's words.
+/// Elements of a block of whole tensors in memory, and the rows that it has at least: two cache lines of AWQ's words.
 const BLOCK: usize = 1 << 18;
-const ROWS: usize = 512;
+const ROWS: usize = 256;
 
 /// What every format holds, for messages.
 const CODINGS: [&str; 4] = [compressed_tensors::CODINGS, gptq::CODINGS, awq::CODINGS, bnb::CODINGS];
@@ -158,13 +159,18 @@ impl Layout {
     ///
     /// # Errors
     /// A tensor holds what no writer would have stored.
-    pub fn read(&self, parts: Vec<Vec<u8>>, count: usize, columns: usize) -> Result<Rows> {
-        self.check(parts.iter().map(Vec::len), count, columns)?;
+    pub fn read(&self, parts: &[Strip<'_>], count: usize, columns: usize) -> Result<Rows> {
+        self.read_into(parts, count, columns, Vec::new())
+    }
+
+    /// The same, with a buffer for the packed codes.
+    fn read_into(&self, parts: &[Strip<'_>], count: usize, columns: usize, packed: Vec<u8>) -> Result<Rows> {
+        self.check(parts.iter().map(Strip::nbytes), count, columns)?;
         match self.format {
-            Format::CompressedTensors => compressed_tensors::read(self, parts, count, columns),
-            Format::Gptq | Format::GptqV2 => gptq::read(self, &parts, count, columns),
-            Format::Awq => Ok(awq::read(self, &parts, count, columns)),
-            Format::Bnb => bnb::read(self, parts),
+            Format::CompressedTensors => compressed_tensors::read(self, parts, count, columns, packed),
+            Format::Gptq | Format::GptqV2 => gptq::read(self, parts, count, columns, packed),
+            Format::Awq => Ok(awq::read(self, parts, count, columns, packed)),
+            Format::Bnb => bnb::read(self, parts, packed),
         }
     }
 
@@ -190,16 +196,19 @@ impl Layout {
     pub fn decode(&self, wholes: &[&[u8]], rows: usize, columns: usize, out: &mut [f32]) -> Result<()> {
         let tensors = self.check(wholes.iter().map(|whole| whole.len()), rows, columns)?;
         let each = (BLOCK / columns).max(ROWS).next_multiple_of(self.grain(columns));
-        let block = |(at, out): (usize, &mut [f32])| {
+        let block = |packed: &mut Vec<u8>, (at, out): (usize, &mut [f32])| {
             let (first, count) = (at * each, out.len() / columns);
-            let cut = |(tensor, whole): (&Tensor, &&[u8])| match tensor.part {
-                Part::Whole => whole.to_vec(),
-                _ => tensor.cut(whole, first..first + count),
-            };
-            let parts = tensors.iter().zip(wholes).map(cut).collect();
-            self.coding.decode(&self.read(parts, count, columns)?, columns, out)
+            let strips = tensors.iter().zip(wholes).map(|(tensor, whole)| match tensor.part {
+                Part::Whole => Strip::of(whole),
+                _ => tensor.strip(whole, first..first + count),
+            });
+            let parts: Vec<Strip<'_>> = strips.collect();
+            let rows = self.read_into(&parts, count, columns, take(packed))?;
+            self.coding.decode(&rows, columns, out)?;
+            *packed = rows.packed;
+            Ok(())
         };
-        pool::shared()?.install(|| out.par_chunks_mut(each * columns).enumerate().try_for_each(block))
+        pool::shared()?.install(|| out.par_chunks_mut(each * columns).enumerate().try_for_each_init(Vec::new, block))
     }
 
     /// All tensors of a weight at once: [`write`](Layout::write) and [`whole`](Layout::whole) on one block.

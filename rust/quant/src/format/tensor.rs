@@ -1,6 +1,7 @@
 //! One tensor of a layout, and which of its bytes belong to which rows of the weight.
 
 use polmrs_core::Dtype;
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// What a block of the weight's rows is within a tensor.
@@ -82,14 +83,59 @@ impl Tensor {
     }
 
     /// A block's part of the whole tensor.
-    pub fn cut(&self, whole: &[u8], rows: Range<usize>) -> Vec<u8> {
-        let mut part = Vec::with_capacity(self.runs(rows.clone()).map(|run| run.len()).sum());
-        self.runs(rows).for_each(|run| part.extend_from_slice(&whole[run]));
-        part
+    pub fn strip<'a>(&self, whole: &'a [u8], rows: Range<usize>) -> Strip<'a> {
+        let mut runs = self.runs(rows);
+        let first = runs.next().unwrap_or_default();
+        let second = runs.next();
+        let end = runs.last().or_else(|| second.clone()).map_or(first.end, |last| last.end);
+        let stride = second.map_or(first.len(), |second| second.start - first.start);
+        Strip { bytes: &whole[first.start..end], stride, width: first.len() }
     }
 
     fn axis(&self, at: usize) -> usize {
         self.shape.get(at).map_or(1, |axis| *axis as usize)
+    }
+}
+
+/// A block's part of a tensor, where it is: lines of equal width, equally far apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Strip<'a> {
+    bytes: &'a [u8],
+    stride: usize,
+    width: usize,
+}
+
+impl<'a> Strip<'a> {
+    /// Bytes that lie together.
+    pub const fn of(bytes: &'a [u8]) -> Strip<'a> {
+        Strip { bytes, stride: bytes.len(), width: bytes.len() }
+    }
+
+    /// The number of its bytes.
+    pub fn nbytes(&self) -> usize {
+        self.bytes.len().div_ceil(self.stride.max(1)) * self.width
+    }
+
+    /// Its bytes, one line after the other.
+    pub fn together(&self) -> Cow<'a, [u8]> {
+        if self.width == self.stride {
+            return Cow::Borrowed(self.bytes);
+        }
+        Cow::Owned(self.copied_into(Vec::new()))
+    }
+
+    /// The same in a buffer that is used again.
+    pub(super) fn copied_into(&self, mut buffer: Vec<u8>) -> Vec<u8> {
+        buffer.clear();
+        buffer.reserve(self.nbytes());
+        self.bytes.chunks(self.stride.max(1)).for_each(|line| buffer.extend_from_slice(&line[..self.width]));
+        buffer
+    }
+
+    /// Its words as a matrix of this many rows: all from its first to its last, and how far apart the rows begin.
+    pub(super) fn matrix(&self, rows: usize) -> (&'a [[u8; 4]], usize) {
+        let stride = if self.width == self.stride { self.bytes.len() / rows.max(1) } else { self.stride };
+        (self.bytes.as_chunks::<4>().0, stride / 4)
     }
 }
 
@@ -129,14 +175,14 @@ mod tests {
     }
 
     #[test]
-    fn parts_fill_the_tensor_they_were_cut_from() {
+    fn parts_fill_the_tensor_they_are_of() {
         for part in [Part::Lines { rows: 8, lines: 2 }, Part::Columns { rows: 8, columns: 3 }] {
             let shape = if matches!(part, Part::Lines { .. }) { [10, 5] } else { [5, 15] };
             let tensor = Tensor::new("x", Dtype::I32, &shape, part);
             let whole: Vec<u8> = (0..tensor.nbytes()).map(|at| at as u8).collect();
             let mut back = vec![0xff; whole.len()];
             for rows in [0..16, 16..24, 24..40] {
-                tensor.place(&tensor.cut(&whole, rows.clone()), rows, &mut back);
+                tensor.place(&tensor.strip(&whole, rows.clone()).together(), rows, &mut back);
             }
             assert_eq!(back, whole, "{part:?}");
         }

@@ -88,6 +88,10 @@ fn stored(layout: &Layout, mut block: Rows) -> Rows {
     block
 }
 
+fn strips(parts: &[Vec<u8>]) -> Vec<Strip<'_>> {
+    parts.iter().map(|part| Strip::of(part)).collect()
+}
+
 proptest! {
     #[test]
     fn what_is_written_is_read(layout in layouts(), rows in 1_usize..4, columns in 1_usize..4) {
@@ -97,7 +101,7 @@ proptest! {
         for (tensor, part) in tensors.iter().zip(&parts) {
             prop_assert_eq!(tensor.nbytes(), part.len(), "{}", tensor.suffix);
         }
-        prop_assert_eq!(layout.read(parts.clone(), rows, columns).unwrap(), stored(&layout, block.clone()));
+        prop_assert_eq!(layout.read(&strips(&parts), rows, columns).unwrap(), stored(&layout, block.clone()));
 
         let bytes = |suffix: &str| Ok(parts[tensors.iter().position(|tensor| tensor.suffix == suffix).unwrap()].clone());
         let named = tensors.iter().map(|tensor| (tensor.suffix, tensor.dtype, &tensor.shape[..])).collect();
@@ -138,9 +142,9 @@ proptest! {
                     Part::Whole => built.clone_from(bytes),
                     _ => tensor.place(part, range.clone(), built),
                 }
-                cut.push(tensor.cut(bytes, range.clone()));
+                cut.push(tensor.strip(bytes, range.clone()));
             }
-            prop_assert_eq!(layout.read(cut, range.len(), columns).unwrap(), stored(&layout, block));
+            prop_assert_eq!(layout.read(&cut, range.len(), columns).unwrap(), stored(&layout, block));
         }
         prop_assert_eq!(built, whole.into_iter().map(|(_, bytes)| bytes).collect::<Vec<_>>());
     }
@@ -226,7 +230,7 @@ fn gptq_packs_down_the_inputs_and_zero_points_along_the_outputs() {
 
 #[test]
 fn awq_has_eight_outputs_in_a_word_in_its_own_order() {
-    let (rows, columns) = (160, 64);
+    let (rows, columns) = (160, 160);
     let layout = Layout { format: Format::Awq, coding: int(4, false, 32), dtype: Dtype::F32, activations: false };
     let block = made(&layout, rows, columns);
     let tensors = layout.write_all(&block, rows, columns).unwrap();
@@ -239,11 +243,16 @@ fn awq_has_eight_outputs_in_a_word_in_its_own_order() {
             let code = (block.packed[row * columns / 2 + column / 2] >> (4 * (column % 2))) & 15;
             assert_eq!((weight[column * rows / 8 + row / 8] >> shift) & 15, u32::from(code), "[{row}, {column}]");
         }
-        for group in 0..2 {
-            let zero = u32::from(block.zeros[row * 2 + group]);
+        for group in 0..5 {
+            let zero = u32::from(block.zeros[row * 5 + group]);
             assert_eq!((zeros[group * rows / 8 + row / 8] >> shift) & 15, zero);
         }
     }
+    // Stripes in the middle of the tensor, and in whole tiles.
+    let middle: Vec<Strip<'_>> = tensors.iter().map(|(tensor, bytes)| tensor.strip(bytes, 16..152)).collect();
+    let read = layout.read(&middle, 136, columns).unwrap();
+    assert_eq!(read.packed, block.packed[16 * columns / 2..152 * columns / 2]);
+    assert_eq!(read.zeros, block.zeros[16 * 5..152 * 5]);
 }
 
 #[test]
@@ -294,16 +303,16 @@ fn corrupt_tensors_are_refused_by_name() {
     let gptq = layout(Format::GptqV2, int(4, true, 32));
     let mut shuffled = parts(&gptq);
     shuffled[3][0] = 1;
-    let refused = gptq.read(shuffled, 64, 64).unwrap_err().to_string();
+    let refused = gptq.read(&strips(&shuffled), 64, 64).unwrap_err().to_string();
     assert_eq!(refused, "g_idx: column 0 is of group 1, where 2 groups of 32 columns are expected");
     let mut short = parts(&gptq);
     short[1].truncate(12);
-    assert_eq!(gptq.read(short, 64, 64).unwrap_err().to_string(), "qzeros: 64 rows are 64 bytes, not 12");
+    assert_eq!(gptq.read(&strips(&short), 64, 64).unwrap_err().to_string(), "qzeros: 64 rows are 64 bytes, not 12");
     let nested = layout(Format::Bnb, Coding::Nf4 { block: 64, nested: true });
     for state in [&b"{"[..], b"{}", b"{\"nested_offset\": \"x\"}"] {
         let mut broken = parts(&nested);
         broken[3] = state.to_vec();
-        let refused = nested.read(broken, 64, 64).unwrap_err().to_string();
+        let refused = nested.read(&strips(&broken), 64, 64).unwrap_err().to_string();
         assert!(refused.starts_with("quant_state: "), "{refused}");
     }
 }

@@ -3,6 +3,7 @@
 //! Codes that lie down a column are packed as those along a row are, and the 32-bit words then change places. So GPTQ's
 //! `qweight` `[in b / 32, out]` is the transpose of rows packed along `in`: one code path packs, one turns.
 
+use super::Strip;
 use crate::bits;
 use polmrs_core::simd;
 
@@ -34,62 +35,67 @@ pub(super) fn unpack_down(bits: usize, streams: &[u8], width: usize, count: usiz
 }
 
 /// The transpose of a matrix of words with this many rows.
-pub(super) fn turn(words: &[u8], rows: usize) -> Vec<u8> {
-    let mut turned = vec![0; words.len()];
-    turn_words(words.as_chunks::<4>().0, rows, turned.as_chunks_mut::<4>().0);
+pub(super) fn turn(words: Strip<'_>, rows: usize) -> Vec<u8> {
+    let mut turned = Vec::new();
+    turn_into(words, rows, &mut turned);
     turned
+}
+
+/// The same, into a buffer that is used again.
+pub(super) fn turn_into(words: Strip<'_>, rows: usize, turned: &mut Vec<u8>) {
+    turned.resize(words.nbytes(), 0);
+    let (words, stride) = words.matrix(rows);
+    turn_words(words, stride, rows, turned.as_chunks_mut::<4>().0);
 }
 
 /// The transpose of a matrix of numbers with this many rows.
 pub(super) fn turned(x: &[f32], rows: usize) -> Vec<f32> {
     let mut turned = vec![0.0; x.len()];
-    turn_floats(x, rows, &mut turned);
+    turn_floats(x, x.len() / rows.max(1), rows, &mut turned);
     turned
 }
 
 simd! {
-    fn turn_words(words: &[[u8; 4]], rows: usize, turned: &mut [[u8; 4]]) {
-        turn_all(words, rows, turned);
+    fn turn_words(words: &[[u8; 4]], stride: usize, rows: usize, turned: &mut [[u8; 4]]) {
+        turn_all(words, stride, rows, turned);
     }
 }
 
 simd! {
-    fn turn_floats(x: &[f32], rows: usize, turned: &mut [f32]) {
-        turn_all(x, rows, turned);
+    fn turn_floats(x: &[f32], stride: usize, rows: usize, turned: &mut [f32]) {
+        turn_all(x, stride, rows, turned);
     }
 }
 
 /// In tiles that are read and written a cache line at a time. Rows are often a power of two apart, where all lines of a
 /// tile would drive each other out of the cache if they were needed twice.
 #[inline(always)]
-fn turn_all<T: Copy + Default>(from: &[T], rows: usize, to: &mut [T]) {
-    let columns = from.len() / rows.max(1);
+fn turn_all<T: Copy + Default>(from: &[T], stride: usize, rows: usize, to: &mut [T]) {
+    let columns = to.len() / rows.max(1);
+    if rows < TILE || columns < TILE {
+        for (at, to) in to.iter_mut().enumerate() {
+            *to = from[at % rows * stride + at / rows];
+        }
+        return;
+    }
     let mut tile = [[T::default(); TILE]; TILE];
-    for left in (0..columns).step_by(TILE) {
-        for top in (0..rows).step_by(TILE) {
-            let (width, height) = (TILE.min(columns - left), TILE.min(rows - top));
-            for (row, line) in tile.iter_mut().take(height).enumerate() {
-                copy_line(&from[(top + row) * columns + left..][..width], line);
-            }
-            for column in 0..width {
-                let mut line = [T::default(); TILE];
-                for row in 0..TILE {
-                    line[row] = tile[row][column];
-                }
-                copy_line(&line[..height], &mut to[(left + column) * rows + top..]);
+    for (left, top) in tiles(columns, rows) {
+        for (row, line) in tile.iter_mut().enumerate() {
+            line.copy_from_slice(&from[(top + row) * stride + left..][..TILE]);
+        }
+        for column in 0..TILE {
+            let line = &mut to[(left + column) * rows + top..][..TILE];
+            for row in 0..TILE {
+                line[row] = tile[row][column];
             }
         }
     }
 }
 
-/// Copies a line, whose usual length the compiler knows.
-#[inline(always)]
-pub(super) fn copy_line<T: Copy>(from: &[T], to: &mut [T]) {
-    if let (Some(from), Some(to)) = (from.first_chunk::<TILE>(), to.first_chunk_mut::<TILE>()) {
-        *to = *from;
-    } else {
-        to[..from.len()].copy_from_slice(from);
-    }
+/// Where tiles begin that cover a matrix. All are whole, so the last of a row or column may lie over the one before.
+pub(super) fn tiles(rows: usize, columns: usize) -> impl Iterator<Item = (usize, usize)> {
+    let starts = |len: usize| (0..len).step_by(TILE).map(move |at| at.min(len - TILE));
+    starts(rows).flat_map(move |row| starts(columns).map(move |column| (row, column)))
 }
 
 #[cfg(test)]
@@ -101,12 +107,12 @@ mod tests {
         #[test]
         fn a_transpose_changes_places(rows in 1_usize..40, columns in 1_usize..40) {
             let words: Vec<u8> = (0..rows * columns).flat_map(|at| (at as u32).to_le_bytes()).collect();
-            let turned = turn(&words, rows);
+            let turned = turn(Strip::of(&words), rows);
             for (at, word) in turned.as_chunks::<4>().0.iter().enumerate() {
                 let (column, row) = (at / rows, at % rows);
                 prop_assert_eq!(u32::from_le_bytes(*word), (row * columns + column) as u32);
             }
-            prop_assert_eq!(turn(&turned, columns), words);
+            prop_assert_eq!(turn(Strip::of(&turned), columns), words);
         }
 
         #[test]
