@@ -181,7 +181,7 @@ simd! {
     }
 }
 
-/// Adds the first `count` elements to the sums.
+/// Adds the first `count` elements to the sums. Errors are those of what a decoder gives, `(q - z)` times the scale.
 #[inline(always)]
 fn add(x: &[f32; LANES], count: usize, grid: Real, top: f32, shrink: Shrink, [errors, zeros]: &mut Sums) {
     let scale = 1.0 / grid.inverse;
