@@ -150,6 +150,22 @@ proptest! {
     }
 }
 
+#[test]
+fn whole_tensors_are_decoded_in_blocks_as_at_once() {
+    let (rows, columns) = (1536, 192);
+    assert!(rows > BLOCK / columns);
+    for format in [Format::GptqV2, Format::Awq, Format::CompressedTensors] {
+        let layout = Layout { format, coding: int(4, false, 32), dtype: Dtype::F32, activations: false };
+        let block = made(&layout, rows, columns);
+        let written = layout.write_all(&block, rows, columns).unwrap();
+        let wholes: Vec<&[u8]> = written.iter().map(|(_, bytes)| bytes.as_slice()).collect();
+        let (mut ours, mut plain) = (vec![f32::NAN; rows * columns], vec![0.0; rows * columns]);
+        layout.decode(&wholes, rows, columns, &mut ours).unwrap();
+        layout.coding.decode(&block, columns, &mut plain).unwrap();
+        assert_eq!(ours, plain, "{}", format.name());
+    }
+}
+
 fn words(bytes: &[u8]) -> Vec<u32> {
     bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect()
 }
