@@ -119,12 +119,12 @@ def test_memory_that_is_given_is_filled(codec, kind):
 
 
 def decoded_into(out):
-    return quantize.decode(quantize.encode(normal(4, 64), quantize.Integer(bits=8)), out=out)
+    return quantize.decode(quantize.encode(normal(4, 64), quantize.Integer(bits=8, group=64)), out=out)
 
 
 def decoded_over_its_codes():
     out = np.empty((4, 64), np.float32)
-    encoded = quantize.encode(normal(4, 64), quantize.Integer(bits=8))
+    encoded = quantize.encode(normal(4, 64), quantize.Integer(bits=8, group=64))
     return quantize.decode(replace(encoded, packed=out.reshape(-1).view(np.uint8)[-256:]), out=out)
 
 
