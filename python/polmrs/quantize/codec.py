@@ -135,15 +135,15 @@ def decode(encoded: Encoded, *, out: Array | None = None) -> Array:
         zeros=zeros,
         nested_scales=nested,
     )
-    given = {"packed": arrays.packed, "scales": arrays.scales, "zeros": zeros, "nested_scales": nested}
-    into = output(out, encoded.shape, {name: array for name, array in given.items() if array is not None})
+    inputs = {"packed": arrays.packed, "scales": arrays.scales, "zeros": zeros, "nested_scales": nested}
+    into = output(out, encoded.shape, inputs)
     encoded.codec._decode(arrays, _columns(encoded.codec, encoded.shape), into)
     if out is not None:
         return out
     return _tensor(into) if encoded._torch else into
 
 
-def output(out: Array | None, shape: tuple[int, ...], inputs: Mapping[str, Numbers]) -> Numbers:
+def output(out: Array | None, shape: tuple[int, ...], inputs: Mapping[str, Array | None]) -> Numbers:
     """The float32 array that a result is written to: ``out``, if it is given and fit for it, or a new one."""
     if out is None:
         return np.empty(shape, np.float32)
@@ -151,7 +151,7 @@ def output(out: Array | None, shape: tuple[int, ...], inputs: Mapping[str, Numbe
     if dtype != "float32" or bits.shape != shape:
         raise ArrayError(f"out: expected float32 of shape {shape}, got {dtype} of shape {bits.shape}")
     for name, array in inputs.items():
-        if np.may_share_memory(bits, array):
+        if array is not None and np.may_share_memory(bits, array):
             raise ArrayError(f"out: shares memory with {name}; pass another array")
     return bits.view(np.float32)
 
