@@ -112,8 +112,8 @@ def decode(encoded: Encoded, *, out: Array | None = None) -> Array:
 
     Args:
         encoded: What ``encode`` made.
-        out: A float32 array or tensor of the weight's shape to fill and give back. Where weights are decoded one after the other, memory
-            that is used again is two to three times as fast as new memory, which the system clears first.
+        out: A float32 array or tensor of the weight's shape to fill and give back. Where weights are decoded one after the other,
+            memory that is used again is faster than new memory, which the system clears first.
 
     Raises:
         ArrayError: ``out`` has another type, shape or layout, or shares memory with the codes.
