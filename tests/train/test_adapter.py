@@ -4,6 +4,7 @@ import json
 import re
 
 import polmrs as pm
+import polmrs.quantize as pq
 import pytest
 import torch
 from models.made import examples, model
@@ -15,6 +16,7 @@ from polmrs.train.adapter import LoRA
 from polmrs.train.command import run
 from polmrs.train.estimate import estimate
 from train.recipes import metrics, words
+from transformers import GPT2Config, GPT2LMHeadModel
 
 BATCH = Batch.cat(examples(4, vocabulary=40))
 HEADS = {"sft": Tokens(), "classify": Scores(outputs=3), "reward": Scores(), "prm": StepScores()}
@@ -54,6 +56,24 @@ def test_what_is_saved_is_an_adapter_that_merging_takes(home, tmp_path):
     ours, theirs = load(tmp_path / "merged"), adapted(home, tmp_path / "run", Tokens())
     torch.testing.assert_close(ours.logps(BATCH), theirs.logps(BATCH), rtol=1e-5, atol=1e-6)
     assert not torch.allclose(ours.logps(BATCH), load(home / "base").logps(BATCH), rtol=1e-3)
+
+
+def test_an_adapter_of_a_quantized_base_names_that_base(home, tmp_path):
+    base = tmp_path / "int4"
+    pq.quantize(home / "base", scheme=pq.W4A16(group=8), to=base)
+    run(words(home, "sft", tmp_path / "run", model=base, steps=1, lora="{r: 2}"))
+    said = json.loads((tmp_path / "run" / "model" / "adapter_config.json").read_text())
+    assert said["base_model_name_or_path"] == str(base)
+
+
+def test_targets_name_the_linear_layers_of_gpt2_too():
+    config = GPT2Config(vocab_size=40, n_embd=8, n_layer=1, n_head=2, n_positions=16)
+    made = LoRA(r=2, targets=["c_attn"]).on(GPT2LMHeadModel(config), Tokens(), 0)
+    assert {
+        name.rpartition(".lora_")[0].rpartition(".")[2]
+        for name, p in made.named_parameters()
+        if p.requires_grad
+    } == {"c_attn"}
 
 
 @pytest.mark.parametrize("verb", ["classify", "reward", "prm"])

@@ -33,14 +33,14 @@ def said(home, to, *more):
 
 
 def test_a_killed_command_resumes_to_the_same_bits(home, tmp_path):
-    child = subprocess.Popen(
-        [sys.executable, "-m", "polmrs", "train", *said(home, tmp_path / "killed")],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    command = [sys.executable, "-m", "polmrs", "train", *said(home, tmp_path / "killed")]
+    with (tmp_path / "said.txt").open("w") as told:
+        child = subprocess.Popen(command, stdout=told, stderr=told)
+    until = time.monotonic() + 120
     seen = tmp_path / "killed" / "metrics.jsonl"
     while not seen.exists() or seen.read_text().count("\n") < 5:
-        assert child.poll() is None
+        alive = child.poll() is None and time.monotonic() < until
+        assert alive, (tmp_path / "said.txt").read_text()
         time.sleep(0.005)
     os.kill(child.pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL

@@ -109,6 +109,8 @@ def load(
     if missing or (report["missing_keys"] and isinstance(head, Tokens)):
         keys = sorted(missing or report["missing_keys"])
         raise CheckpointError(f"model: {name} lacks {len(keys)} weights, {keys[0]} the first")
+    # What an adapter names as its base: not the folder that dense weights of a quantized checkpoint passed through.
+    made.name_or_path = made.config.name_or_path = name
     return Policy(made, tokenizer(name), door=door)
 
 

@@ -4,7 +4,8 @@ $$h = W x + \frac{\alpha}{r} B A x$$
 
 with A [r, in] drawn and B [out, r] zero to begin with (arXiv:2106.09685, eq. 3); $$\alpha / \sqrt r$$ with ``rslora``
 (arXiv:2312.03732); with ``dora`` direction and length of the rows learn apart (arXiv:2402.09353). What a run saves is
-peft's folder, which ``polmrs merge base+adapter`` reads; a head that is drawn anew (scores, classes) is trained and saved whole.
+peft's folder, which ``polmrs merge base+adapter`` reads; a head that is drawn anew (scores, classes) is trained and saved whole,
+and only peft loads it.
 """
 
 from __future__ import annotations
@@ -73,7 +74,10 @@ class LoRA:
     def _check(self, model: nn.Module) -> None:
         if not isinstance(self.targets, list):
             return
-        layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+        from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer
+
+        linear = (nn.Linear, Conv1D)
+        layers = [name for name, module in model.named_modules() if isinstance(module, linear)]
         for target in self.targets:
             if not any(name == target or name.endswith(f".{target}") for name in layers):
                 known = {name.rpartition(".")[2] for name in layers}

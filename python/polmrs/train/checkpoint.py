@@ -163,9 +163,8 @@ def _put_optimizer(
     for full, value in tensors.items():
         if not full.startswith("optimizer/"):
             continue
-        value = (
-            value.clone()
-        )  # not a map of the file, whose place on the disk would stay taken after its deletion
+        # Not a map of the file, whose place on the disk would stay taken after its deletion.
+        value = value.clone()
         name, _, key = full.removeprefix("optimizer/").rpartition("/")
         like = parameters[name]
         state[like][key] = put(like, value) if value.shape == like.shape else value.to(_home(like, value))

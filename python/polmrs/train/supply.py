@@ -49,7 +49,8 @@ class Supply:
         epochs = recipe.epochs or 1
         if recipe.replay is not None:
             share = recipe.batch * (1 - recipe.replay.share)
-            return recipe.steps or math.ceil(epochs * len(self.train) / share)
+            # The replayed examples of a run are rounded down.
+            return recipe.steps or int((epochs * len(self.train) - 1 + 1e-9) / share) + 1
         return recipe.steps or epochs * math.ceil(len(self.train) / recipe.batch)
 
 
@@ -94,7 +95,7 @@ def prepare(recipe: Recipe, tokenizer: Any, context: int | None) -> Supply:
     elif recipe.held_out is not None and recipe.held_out.share is not None:
         train, held = _apart(train, recipe.held_out.share, recipe.seed)
         if general:
-            general, held_general = _apart(general, recipe.held_out.share, recipe.seed)
+            general, held_general = _apart(general, recipe.held_out.share, recipe.seed, "replay.data")
     if general:
         held = [marked(one, 0) for one in held] + [marked(one, 1) for one in held_general]
     if recipe.method == "classify" and len(classes) < 2:
@@ -145,10 +146,12 @@ def _classed(
         yield replace(batch, per_sequence={**batch.per_sequence, "class": torch.tensor([number[label]])})
 
 
-def _apart(batches: list[Batch], share: float, seed: int) -> tuple[list[Batch], list[Batch]]:
+def _apart(
+    batches: list[Batch], share: float, seed: int, of: str = "data"
+) -> tuple[list[Batch], list[Batch]]:
     n = round(len(batches) * share)
     if not 0 < n < len(batches):
-        raise ConfigError(f"held_out.share: {share} of {len(batches)} examples leaves one side empty")
+        raise ConfigError(f"held_out.share: {share} of {len(batches)} examples of {of} leaves one side empty")
     order = np.random.default_rng((seed, 0x4E1D)).permutation(len(batches)).tolist()
     held = set(order[:n])
     return (

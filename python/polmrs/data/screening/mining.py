@@ -3,7 +3,7 @@ r"""Instruction Mining (arXiv:2307.06290): a linear rule that predicts the loss 
 $$ \log L(M_{ft}, D_{eval}) = \beta_0 + \sum_i \beta_i \, \mathrm{E}_{x \in D}[I_i(x)] + \epsilon $$
 
 The coefficients come from least squares over data sets D that were tuned on; they hold for the model and data that they were
-estimated with, so ``fit_rule`` estimates them; the paper's are ``LinearRule.paper``. By the rule, the examples with the least
+estimated with, so ``fit_rule`` estimates them; ``LinearRule.paper`` has the paper's, for its own model. By the rule, the examples with the least
 predicted loss are the best: ``screen(data, -rule.predict(indicators(data)), top=1000)``.
 """
 
