@@ -63,7 +63,7 @@ def draw(rows: Sequence[dict[str, Any]], title: str, to: Path) -> None:
 
 
 def section(name: str, measured: dict[str, Any]) -> str:
-    """A set's figures, the settings of each index that lie on no other's shadow."""
+    """A set's figures, every setting of each index."""
     title = f"## {TITLES[name]}: {measured['size']}"
     versions = ", ".join(f"{package} {version}" for package, version in measured["versions"].items())
     head = (

@@ -5,6 +5,7 @@ the libraries alone, and writes FOLDER/out.npz: ids and scores of the ten best, 
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +42,21 @@ def main() -> None:
     out["usearch_ids"] = named(matches.keys.astype(np.int64), listed)
     out["usearch_scores"] = -matches.distances if metric == "l2" else 1 - matches.distances
 
-    small = rag.Index(2)
+    empty, small = rag.Index(2), rag.Index(2)
     small.add([-1], np.ones((1, 2), np.float32))
     out["refused"] = []
     for call in (
-        lambda: export.to_faiss(small, folder / "b", factory="Nonsense"),
-        lambda: export.to_usearch(small, folder / "b"),
+        *(
+            partial(export.to_faiss, small, folder / "b", factory=factory)
+            for factory in ("Nonsense", "IDMap,Flat", "IVF4,Flat", "PQ2")
+        ),
+        partial(export.to_faiss, empty, folder / "b", factory="IVF4,Flat"),
+        partial(export.to_usearch, small, folder / "b"),
     ):
         try:
             call()
         except UsageError as error:
-            out["refused"].append(str(error)[:20])
+            out["refused"].append(str(error).split(": Error in")[0])
     np.savez(folder / "out.npz", **out)
 
 

@@ -38,9 +38,9 @@ def test_the_store_of_llamaindex_finds_what_its_own_finds(peer, tmp_path):
 
 @pytest.mark.peer("qdrant")
 def test_a_collection_of_qdrant_finds_what_an_index_finds(peer, tmp_path):
-    assert passed(peer("qdrant"), "server_index.py", tmp_path) == 14
+    assert passed(peer("qdrant"), "server_index.py", tmp_path) == 15
 
 
 @pytest.mark.peer("pgvector")
 def test_a_table_of_postgres_finds_what_an_index_finds(peer, tmp_path):
-    assert passed(peer("pgvector"), "server_index.py", tmp_path) == 14
+    assert passed(peer("pgvector"), "server_index.py", tmp_path) == 15

@@ -1,6 +1,7 @@
 """Filters as trees, and in the languages of servers; `test_adapters.py` asks the servers themselves."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -135,7 +136,8 @@ class FakeConnection:
 
 def table(*answers, **settings):
     """An index whose table is there, and what it has said since."""
-    connection = FakeConnection([], [], [(2,)], *answers)
+    kind = "bigint" if settings.get("ids") is int else "text"
+    connection = FakeConnection([("id", kind), ("vector", "vector(2)"), ("metadata", "jsonb")], *answers)
     index = pgvector.PgvectorIndex(connection, "public.notes", 2, **settings)
     del connection.told[:]
     return index, connection.told
@@ -171,13 +173,24 @@ def test_an_index_in_postgres_says_this_and_no_more():
 
 
 def test_a_table_is_made_with_its_extension_unless_it_is_there():
-    connection = FakeConnection([], [], [(2,)])
+    connection = FakeConnection([], [], [])
     pgvector.PgvectorIndex(connection, "notes", 2, ids=int)
-    extension, made, _ = connection.told
+    _, extension, made = connection.told
     assert extension == ("CREATE EXTENSION IF NOT EXISTS vector", [])
     assert 'TABLE IF NOT EXISTS "notes" (id bigint PRIMARY KEY, vector vector(2) NOT NULL' in made[0]
-    with pytest.raises(UsageError, match="table: notes has vectors of 3, not of 2"):
-        pgvector.PgvectorIndex(FakeConnection([], [], [(3,)]), "notes", 2)
+    has = "table: notes has the columns {'id': 'text', 'vector': %s, 'metadata': 'jsonb'}, not {'id': '%s', 'vect"
+    for vector, ids, kind in [("vector(3)", str, "text"), ("vector(2)", int, "bigint"), (None, str, "text")]:
+        columns = [("id", "text"), ("vector", vector), ("metadata", "jsonb"), ("more", "date")]
+        there = FakeConnection([column for column in columns if column[1]])
+        with pytest.raises(UsageError, match=re.escape(has % (repr(vector), kind))):
+            pgvector.PgvectorIndex(there, "notes", 2, ids=ids)
+        assert [statement.split()[0] for statement, _ in there.told] == ["SELECT"]
+
+
+def test_ids_keep_their_type_where_nothing_is_found():
+    for ids, wanted in ((str, list), (int, np.ndarray)):
+        index, _ = table([], ids=ids)
+        assert type(index.search(np.ones(2, np.float32)).ids) is wanted
 
 
 def test_a_name_that_is_none_and_ids_of_another_type_are_refused():

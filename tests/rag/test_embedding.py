@@ -132,8 +132,10 @@ def test_a_default_prompt_stands_before_texts_unless_another_is_named(folder, tm
     assert np.allclose(
         rag.Embedder(path, default_prompt="other")("w1"), embed("w1", prompt="other"), atol=2e-6
     )
+    assert np.allclose(rag.Embedder(path, default_prompt="")("w1"), embed("w1", prompt=""), atol=2e-6)
     with pytest.raises(UsageError, match="default_prompt: 'query' is not one of passage"):
         rag.Embedder(path, prompts={"passage": "passage: "})
+    assert rag.Embedder(path, prompts={"passage": "passage: "}, default_prompt="").default_prompt == ""
 
 
 def test_without_the_module_vectors_keep_their_length(folder, tmp_path):

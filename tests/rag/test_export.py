@@ -35,6 +35,12 @@ def test_parquet_gives_back_what_was_written(kind, metric, ids, tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["a.parquet"]
 
 
+def test_an_empty_index_keeps_its_shape_in_parquet(tmp_path):
+    export.to_parquet(rag.Index(12, metric="l2"), tmp_path / "a.parquet")
+    again = export.from_parquet(tmp_path / "a.parquet")
+    assert (again.metric, again.dim, len(again)) == ("l2", 12, 0)
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_an_index_goes_into_another_whole(kind, monkeypatch):
     monkeypatch.setattr(export, "_BLOCK", 64)
@@ -72,7 +78,7 @@ def test_tables_of_others_become_indexes(tmp_path):
     assert (bare.metric, bare.metadata([3])) == ("cosine", [{}])
 
 
-def test_tables_without_vectors_are_refused(tmp_path):
+def test_tables_that_are_no_index_are_refused(tmp_path, monkeypatch):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
@@ -85,7 +91,10 @@ def test_tables_without_vectors_are_refused(tmp_path):
             "of several lengths",
         ),
         ([{"id": 1, "vector": [1.0]}, {"id": 2, "vector": None}], CheckpointError, "missing"),
-        ([{"id": 1, "vector": 1.0}], CheckpointError, "vector"),
+        ([{"id": 1, "vector": [1.0], "metadata": "{"}], CheckpointError, "metadata: not JSON"),
+        ([{"id": np.uint64(2**63), "vector": [1.0]}], CheckpointError, "id: an id is beyond int64"),
+        ([{"id": 1, "vector": ["1"]}], CheckpointError, "is no type of lists of numbers"),
+        ([{"id": 1, "vector": 1.0}], CheckpointError, "is no type of lists"),
     ]:
         parquet.write_table(pyarrow.Table.from_pylist(rows), path)
         with pytest.raises(error, match=message):
@@ -93,9 +102,15 @@ def test_tables_without_vectors_are_refused(tmp_path):
     parquet.write_table(pyarrow.Table.from_pylist(rows).slice(0, 0), path)
     with pytest.raises(UsageError, match="there are no rows"):
         export.from_parquet(path)
-    path.write_bytes(b"no")
-    with pytest.raises(CheckpointError, match="not Parquet"):
+    monkeypatch.setattr(export, "_BLOCK", 2)
+    rows = [{"id": at, "vector": [1.0] * (1 + at // 2)} for at in range(4)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    with pytest.raises(CheckpointError, match="vectors of several lengths, 1 and 2"):
         export.from_parquet(path)
+    path.write_bytes(b"no")
+    for unreadable in (path, tmp_path):
+        with pytest.raises(CheckpointError, match="not Parquet"):
+            export.from_parquet(unreadable)
     with pytest.raises(NotFoundError, match="there is no such file"):
         export.from_parquet(tmp_path / "b.parquet")
 
@@ -145,4 +160,7 @@ def test_faiss_and_usearch_find_the_same_ten_in_their_files(metric, strings, pee
     for library in ("faiss", "faiss_hnsw", "usearch"):
         assert np.array_equal(out[f"{library}_ids"], wanted), library
         assert np.allclose(out[f"{library}_scores"], scores, atol=1e-4), library
-    assert out["refused"].tolist() == ["factory: 'Nonsense':", "ids: -1 is negative,"]
+    factories = ["Nonsense", "IDMap,Flat", "IVF4,Flat", "PQ2", "IVF4,Flat"]
+    assert out["refused"].tolist() == [f"factory: {one!r}" for one in factories] + [
+        "ids: -1 is negative, which usearch has not"
+    ]

@@ -37,6 +37,13 @@ def test_hits_are_the_fusion_of_both_searches(fusion):
         assert alone.ids == hits.ids[1]
 
 
+def test_words_are_found_where_no_vector_is():
+    made, _ = both(20)
+    words = rag.Hybrid(rag.Index(10), made.bm25, embed=embed)
+    assert words.search("w1").ids == made.bm25.search("w1").ids
+    assert words.search(["w1", "w2"]).ids == made.bm25.search(["w1", "w2"]).ids
+
+
 def test_more_hits_than_the_depth_may_be_asked_for():
     made, _ = both(depth=1)
     assert len(made.search("w1", 40).ids) == 40

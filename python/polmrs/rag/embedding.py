@@ -95,7 +95,8 @@ class Embedder:
             pooling: ``mean``, ``cls``, ``last``, ``max`` or ``mean-sqrt``; the folder's own, or ``mean``.
             normalize: Whether vectors get length 1; the folder's own, or yes.
             prompts: Texts to put before texts, by name: ``{"query": "query: "}``; the folder's own, or none.
-            default_prompt: The name of the one that stands there when a call names none; the folder's own, or none.
+            default_prompt: The name of the one that stands there when a call names none, ``""`` for none;
+                the folder's own, or none.
             max_length: The most tokens of a text, special ones too; the rest is cut off. The folder's own, or what the model
                 can take.
             batch_tokens: The most tokens of a batch, padding too.
@@ -120,8 +121,8 @@ class Embedder:
             raise UsageError(f"pooling: {self.pooling!r} is not one of {', '.join(get_args(Pooling))}")
         self.normalize: bool = own["normalize"] if normalize is None else normalize
         self.prompts: dict[str, str] = dict(own["prompts"] if prompts is None else prompts)
-        self.default_prompt: str | None = default_prompt or own["default_prompt"]
-        if self.default_prompt is not None:
+        self.default_prompt: str | None = own["default_prompt"] if default_prompt is None else default_prompt
+        if self.default_prompt:
             self._prompt("default_prompt", self.default_prompt)
         self.batch_tokens = batch_tokens
         try:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,20 +50,21 @@ def to_faiss(index: Index, path: PathLike, *, factory: str = "Flat") -> Found:
         The ids, in the order of the file.
 
     Raises:
-        UsageError: faiss is not installed, or has no such factory.
+        UsageError: faiss is not installed, has no such factory, or cannot train it on so few vectors or give it ids.
         StorageError: The file cannot be written.
     """
     faiss = extra("faiss", "faiss-cpu", "faiss")
     metric = faiss.METRIC_L2 if index.metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    ids = everything(index)
     try:
         made = faiss.index_factory(index.dim, f"IDMap2,{factory}", metric)
+        if not made.is_trained:
+            blocks = [rows for _, rows in _blocks(index, ids)]
+            made.train(np.concatenate([np.empty((0, index.dim), np.float32), *blocks]))
+        for keys, rows in _blocks(index, ids):
+            made.add_with_ids(rows, keys)
     except RuntimeError as error:
         raise UsageError(f"factory: {factory!r}: {error}") from error
-    ids = everything(index)
-    if not made.is_trained:
-        made.train(np.concatenate([rows for _, rows in _blocks(index, ids)]))
-    for keys, rows in _blocks(index, ids):
-        made.add_with_ids(rows, keys)
     _whole(path, lambda to: faiss.write_index(made, str(to)))
     return ids
 
@@ -174,8 +176,10 @@ def from_parquet(
 
     Raises:
         NotFoundError: There is no such file.
-        CheckpointError: It is no Parquet file, or vectors are of several lengths or lack some.
-        UsageError: A column is not there, pyarrow is not installed, or as in ``Index.add``.
+        CheckpointError: It is no Parquet file; vectors are of several lengths, lack some, or hold no numbers; an id is
+            beyond int64; or metadata are not JSON.
+        UsageError: A column is not there, no row and no type tells the length of a vector, pyarrow is not installed, or as in
+            ``Index.add``.
     """
     pa, parquet = _pyarrow()
     try:
@@ -185,16 +189,23 @@ def from_parquet(
             raise UsageError(f"{path}: {missing[0]!r} is not one of the columns {', '.join(columns)}")
         said = (file.schema_arrow.metadata or {}).get(b"polmrs.metric", b"cosine").decode()
         wanted = [name for name in (id, vector, metadata) if name in columns]
-        index: Index | None = None
+        made, kept = partial(Index, metric=metric or said, kind=kind), file.schema_arrow.field(vector).type
+        index = made(kept.list_size) if pa.types.is_fixed_size_list(kept) else None
         for batch in file.iter_batches(columns=wanted, batch_size=_BLOCK):
             rows = _rows(batch.column(vector), f"{path}: {vector}")
-            index = index or Index(rows.shape[1], metric=metric or said, kind=kind)
-            fields = batch.column(metadata).to_pylist() if metadata in wanted else [None] * len(rows)
-            about = [json.loads(one) if isinstance(one, str) else one or {} for one in fields]
+            if index is None:
+                index = made(rows.shape[1])
+            elif rows.shape[1] != index.dim:
+                raise CheckpointError(
+                    f"{path}: {vector}: vectors of several lengths, {index.dim} and {rows.shape[1]}"
+                )
+            about = _about(batch.column(metadata), f"{path}: {metadata}") if metadata in wanted else None
             index.add(batch.column(id).to_pylist(), rows, about)
     except FileNotFoundError as error:
         raise NotFoundError(f"{path}: there is no such file") from error
-    except pa.ArrowException as error:
+    except OverflowError as error:
+        raise CheckpointError(f"{path}: {id}: an id is beyond int64: {error}") from error
+    except (OSError, pa.ArrowException) as error:
         raise CheckpointError(f"{path}: not Parquet: {error}") from error
     if index is None:
         raise UsageError(f"{path}: there are no rows, so no vector tells the length of one")
@@ -203,15 +214,26 @@ def from_parquet(
 
 def _rows(column: Any, name: str) -> Floats:
     """[n, dim] float32 from a column of lists."""
+    types = extra("pyarrow.types", "pyarrow", "parquet")
     compute = extra("pyarrow.compute", "pyarrow", "parquet")
     try:
         lengths = compute.list_value_length(column).unique().to_pylist()
     except NotImplementedError as error:
         raise CheckpointError(f"{name}: {column.type} is no type of lists") from error
+    if not (types.is_floating(column.type.value_type) or types.is_integer(column.type.value_type)):
+        raise CheckpointError(f"{name}: {column.type} is no type of lists of numbers")
     if None in lengths or len(lengths) != 1:
         raise CheckpointError(f"{name}: vectors are missing, or of several lengths")
     rows: Floats = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     return rows.reshape(len(column), -1)
+
+
+def _about(column: Any, name: str) -> list[dict[str, Any]]:
+    """Metadata from a column of JSON or structs."""
+    try:
+        return [json.loads(one) if isinstance(one, str) else one or {} for one in column.to_pylist()]
+    except ValueError as error:
+        raise CheckpointError(f"{name}: not JSON: {error}") from error
 
 
 def _blocks(index: Index, ids: Found) -> Iterator[tuple[Keys, Floats]]:

@@ -159,7 +159,7 @@ def _is_batch(hits: Hits) -> bool:
 
 def _hits(ids: list[Id], scores: list[float], k: int | None, like: Any) -> Hits:
     kept: Any = ids[:k]
-    if isinstance(like, np.ndarray):
+    if isinstance(like, np.ndarray) and not any(isinstance(one, str) for one in kept):
         kept = np.array(kept, np.int64)
     return Hits(kept, np.array(scores[:k], np.float32))
 

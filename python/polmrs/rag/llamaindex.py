@@ -54,6 +54,7 @@ class PolmrsVectorStore(BasePydanticVectorStore):  # type: ignore[misc, unused-i
     """Nodes in an :class:`~polmrs.rag.Index`: the whole node stands beside its vector.
 
     Metadata that are strings, numbers, booleans or nothing are fields that filters see, before the scan. Nested filters work.
+    Booleans are no numbers here, nothing equals nothing, and a list or a dictionary is not compared as a whole.
     Operators that look inside a text or a list, and ``is_empty``, read every node first. Similarities are the scores of the
     index: larger is nearer.
     """
@@ -135,12 +136,9 @@ class PolmrsVectorStore(BasePydanticVectorStore):  # type: ignore[misc, unused-i
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
     ) -> list[BaseNode]:
         """The nodes that have one of these ids and pass, in no order."""
-        if self._index is None or len(self._index) == 0:
+        if self._index is None:
             return []
-        some = np.ones(self._index.dim, np.float32)
-        ids = self._index.search(
-            some, len(self._index), filter=_condition(self._index, filters, node_ids)
-        ).ids
+        ids = everything(self._index, _condition(self._index, filters, node_ids))
         return [metadata_dict_to_node(fields) for fields in self._index.metadata(ids)]
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:

@@ -13,8 +13,12 @@ from polmrs.rag.conditions import AllOf, AnyOf, Beside, Condition, Equal, Exists
 from polmrs.rag.index import Filter, Hits, Ids, Metadata, Metric, Scalar
 from polmrs.rag.staging import asked, chosen, hits, listed, staged
 
-_SCORES = {"cosine": ("<=>", "1 - ({})"), "ip": ("<#>", "-({})"), "l2": ("<->", "-(({}) ^ 2)")}
-"""The operator that orders, and the score that its distance stands for."""
+_SCORES = {
+    "cosine": ("<=>", "1 - COALESCE(NULLIF({}, 'NaN'), 1)"),
+    "ip": ("<#>", "-({})"),
+    "l2": ("<->", "-(({}) ^ 2)"),
+}
+"""The operator that orders, and the score that its distance stands for; pgvector has NaN for the cosine of a zero vector."""
 _SIGNS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 
 
@@ -25,7 +29,8 @@ class PgvectorIndex:
     of its transaction, so vectors can appear together with other rows: commit, or connect with ``autocommit=True``. The table has
     the columns ``id``, ``vector`` and ``metadata`` (jsonb). It is searched exactly until you index it, by ``CREATE INDEX ON
     notes USING hnsw (vector vector_cosine_ops)`` say. Scores are those of an index, larger for nearer, in pgvector's precision;
-    equal scores come in no order.
+    equal scores come in no order. The cosine of a zero vector is 0, as in an index, but it comes last, after negative ones, and
+    pgvector's own indexes of cosines leave it out.
 
     >>> import psycopg  # doctest: +SKIP
     >>> with psycopg.connect("dbname=notes") as connection:  # doctest: +SKIP
@@ -44,7 +49,7 @@ class PgvectorIndex:
         metric: Metric = "cosine",
         ids: type[str] | type[int] = str,
     ) -> None:
-        """Takes a table as it is, or makes it, and the extension ``vector`` too.
+        """Takes a table as it is, for which it need only be readable, or makes it, and the extension ``vector`` too.
 
         Args:
             connection: To a database.
@@ -54,7 +59,7 @@ class PgvectorIndex:
             ids: ``str`` or ``int``: what ids the table has.
 
         Raises:
-            UsageError: The table has vectors of another length, or its name is none.
+            UsageError: The table has other columns, ids or vectors, or its name is none.
         """
         if metric not in _SCORES:
             raise UsageError(f"metric: {metric!r} is not one of ip, cosine, l2")
@@ -65,16 +70,20 @@ class PgvectorIndex:
         self.connection, self.dim, self.metric = connection, dim, metric
         self._table = ".".join(f'"{part}"' for part in table.split("."))
         self._type = "text" if ids is str else "bigint"
-        self._run("CREATE EXTENSION IF NOT EXISTS vector")
-        self._run(
-            f"CREATE TABLE IF NOT EXISTS {self._table} (id {self._type} PRIMARY KEY, vector vector({dim}) NOT NULL,"
-            " metadata jsonb NOT NULL)"
+        wanted = {"id": self._type, "vector": f"vector({dim})", "metadata": "jsonb"}
+        columns = (
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
+            " WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped"
         )
-        # pgvector keeps the length where other types keep theirs.
-        length = "SELECT atttypmod FROM pg_attribute WHERE attrelid = %s::regclass AND attname = 'vector'"
-        [(there,)] = self._run(length, [self._table])
-        if there != dim:
-            raise UsageError(f"table: {table} has vectors of {there}, not of {dim}")
+        there = dict(self._run(columns, [self._table]))
+        if not there:
+            self._run("CREATE EXTENSION IF NOT EXISTS vector")
+            self._run(
+                f"CREATE TABLE IF NOT EXISTS {self._table} (id {self._type} PRIMARY KEY, vector vector({dim}) NOT NULL,"
+                " metadata jsonb NOT NULL)"
+            )
+        elif (have := {name: there.get(name) for name in wanted}) != wanted:
+            raise UsageError(f"table: {table} has the columns {have}, not {wanted}")
 
     def __len__(self) -> int:
         """How many vectors there are."""
@@ -82,7 +91,7 @@ class PgvectorIndex:
         return int(count)
 
     def add(self, ids: Ids, vectors: Array, metadata: Sequence[Metadata] | None = None) -> None:
-        """Adds vectors; one whose id is there already is replaced, metadata and all. Arguments and errors of ``Index.add``."""
+        """Adds vectors; one whose id is there already is replaced, metadata and all. Checked as by ``Index.add``."""
         rows = staged(self.dim, ids, vectors, metadata)
         if rows.ids and isinstance(rows.ids[0], str) != (self._type == "text"):
             raise UsageError(f"ids: {rows.ids[0]!r}, but the table has ids of type {self._type}")
@@ -118,14 +127,14 @@ class PgvectorIndex:
     def search(
         self, queries: Array, k: int = 10, *, filter: Filter | None = None, min_score: float | None = None
     ) -> Hits:
-        """The ``k`` best vectors for each query, or fewer. Arguments and errors of ``Index.search``."""
+        """The ``k`` best vectors for each query, or fewer. Checked as by ``Index.search``."""
         rows = asked(self.dim, queries, k, filter)
         where, values = _condition(filter)
         operator, score = _SCORES[self.metric]
         distance = f"vector {operator} %s::vector"
         wanted = f"SELECT id, {score.format(distance)} FROM {self._table} WHERE {where} ORDER BY {distance} LIMIT %s"
         found = [self._run(wanted, [_text(row), *values, _text(row), k]) for row in rows]
-        return hits(found, queries, min_score)
+        return hits(found, queries, min_score, strings=self._type == "text")
 
     def _among(self, ids: Ids) -> tuple[str, list[Any]]:
         return f"id = ANY(%s::{self._type}[])", [listed(ids)]

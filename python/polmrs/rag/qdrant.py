@@ -64,7 +64,7 @@ class QdrantIndex:
         return int(self.client.count(self.collection, exact=True).count)
 
     def add(self, ids: Ids, vectors: Array, metadata: Sequence[Metadata] | None = None) -> None:
-        """Adds vectors; one whose id is there already is replaced, metadata and all. Arguments and errors of ``Index.add``.
+        """Adds vectors; one whose id is there already is replaced, metadata and all. Checked as by ``Index.add``.
 
         They go in batches, so a server that fails may have taken some.
         """
@@ -112,13 +112,19 @@ class QdrantIndex:
     def search(
         self, queries: Array, k: int = 10, *, filter: Filter | None = None, min_score: float | None = None
     ) -> Hits:
-        """The ``k`` best vectors for each query, or fewer. Arguments and errors of ``Index.search``."""
+        """The ``k`` best vectors for each query, or fewer. Checked as by ``Index.search``."""
         rows, condition = asked(self.dim, queries, k, filter), self._condition(filter)
         requests = [
             self._models.QueryRequest(query=row, filter=condition, limit=k, with_payload=[ID])
             for row in rows.tolist()
         ]
-        answers = self.client.query_batch_points(self.collection, requests=requests) if requests else []
+        answers = [
+            answer
+            for first in range(0, len(requests), _BATCH)
+            for answer in self.client.query_batch_points(
+                self.collection, requests=requests[first : first + _BATCH]
+            )
+        ]
         found = [[(_name(point), self._score(point.score)) for point in answer.points] for answer in answers]
         return hits(found, queries, min_score)
 

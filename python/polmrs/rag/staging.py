@@ -49,9 +49,9 @@ def chosen(ids: Ids | None, filter: Filter | None) -> None:
     Index(1, kind=Flat()).delete(ids, filter=filter)
 
 
-def everything(index: Index) -> Found:
-    """The ids of all vectors, in the order of insertion if the metric is ``ip`` or ``cosine``."""
-    ids: Found = index.search(np.zeros(index.dim, np.float32), max(1, len(index))).ids
+def everything(index: Index, filter: Filter | None = None) -> Found:
+    """The ids of all vectors that pass, in the order of insertion if the metric is ``ip`` or ``cosine``."""
+    ids: Found = index.search(np.zeros(index.dim, np.float32), max(1, len(index)), filter=filter).ids
     return ids
 
 
@@ -63,12 +63,20 @@ def listed(ids: Ids) -> list[str] | list[int]:
     return [one if isinstance(one, str) else int(one) for one in names]  # type: ignore[return-value]
 
 
-def hits(found: Sequence[Sequence[tuple[Any, float]]], queries: Array, min_score: float | None) -> Hits:
-    """Ids and scores of each query in the form of ``Index.search``."""
+def hits(
+    found: Sequence[Sequence[tuple[Any, float]]],
+    queries: Array,
+    min_score: float | None,
+    *,
+    strings: bool | None = None,
+) -> Hits:
+    """Ids and scores of each query in the form of ``Index.search``; where nobody knows if ids are strings, those found say."""
     rows = [[(one, score) for one, score in row if min_score is None or score >= min_score] for row in found]
     ids: list[Any] = [[one for one, _ in row] for row in rows]
     scores = [np.array([score for _, score in row], np.float32) for row in rows]
-    if not any(isinstance(one, str) for row in ids for one in row):
+    if strings is None:
+        strings = any(isinstance(one, str) for row in ids for one in row)
+    if not strings:
         ids = [np.array(row, np.int64) for row in ids]
     return Hits(ids[0], scores[0]) if np.ndim(queries) == 1 else Hits(ids, scores)
 
