@@ -75,6 +75,50 @@ def test_synced_changes_are_there_and_in_order(kind, tmp_path):
     assert "9" not in rag.Index.open(tmp_path / "a")
 
 
+@pytest.mark.parametrize("names", [int, str])
+@pytest.mark.parametrize("words", [False, True])
+def test_an_emptied_index_keeps_its_kind_of_id(words, names, tmp_path):
+    index = rag.BM25() if words else rag.Index(8, kind=rag.Flat())
+    rows = ["word"] * 1200 if words else clustered(1200, 8)
+    ids = [names(number) for number in range(1200)]
+    index.add(ids[:600], rows[:600])
+    index.save(tmp_path / "a")
+    index.add(ids[600:], rows[600:])
+    assert index.delete(ids) == 1200  # and moves what is left together
+    with pytest.raises(UsageError, match="ids: this index has"):
+        index.add(["a"] if names is int else [1], rows[:1])
+    assert index.sync() == (0, 1200)
+    opened = type(index).open(tmp_path / "a")
+    assert len(opened) == 0
+    for one in (index, opened):
+        one.add(ids[:2], rows[:2])
+        assert len(one) == 2
+
+
+STARVED = """
+import sys, numpy as np
+from polmrs import errors, rag
+index = rag.Index.open(sys.argv[1])
+for change in (lambda: index.delete(range(900)), lambda: index.delete(filter={"few": True})):
+    try:
+        change()
+    except errors.UsageError as error:
+        ids = index.search(index.vectors([3, 1100]), 1).ids
+        print("POLMRS_NUM_THREADS" in str(error), len(index), np.concatenate(ids).tolist())
+"""
+
+
+@pytest.mark.parametrize("kind", [rag.HNSW(m=4, ef_construction=20), rag.IVF(lists=4, probes=4)], ids=str)
+def test_a_deletion_that_gets_no_threads_deletes_nothing(kind, tmp_path):
+    index = rag.Index(8, kind=kind)
+    index.add(range(1200), clustered(1200, 8), [{"few": number < 900} for number in range(1200)])
+    index.save(tmp_path / "a")
+    command = [sys.executable, "-c", STARVED, tmp_path / "a"]
+    environment = {**os.environ, "POLMRS_NUM_THREADS": "0"}
+    said = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert said == "True 1200 [3, 1100]\n" * 2
+
+
 def test_an_empty_index_is_a_file_too(tmp_path):
     rag.Index(3).save(tmp_path / "a")
     opened = rag.Index.open(tmp_path / "a", mmap=True)

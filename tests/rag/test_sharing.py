@@ -56,6 +56,19 @@ def test_readers_beside_a_writer_see_whole_states(kind, tmp_path):
     assert opened.metadata([7]) == [{"state": 11}]
 
 
+def test_an_index_is_as_it_was_while_an_addition_is_linked():
+    vectors, seen = clustered(4000, 64), []
+    index = filled(vectors[:1000], kind=rag.HNSW())
+
+    def look(*_):
+        seen.append((len(index), index.search(vectors[7], 1).ids.tolist()))
+
+    index.add(range(1000, 4000), vectors[1000:], progress=look)
+    assert seen
+    assert seen[0] == (1000, [7])
+    assert len(index) == 4000
+
+
 @pytest.mark.parametrize("kind", EVERY, ids=str)
 def test_a_forked_process_searches_and_adds(kind):
     vectors = clustered(600, 16)

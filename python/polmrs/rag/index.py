@@ -45,7 +45,9 @@ class Index:
     """Vectors under string or integer ids, searched by ``ip``, ``cosine`` or ``l2``.
 
     Any number of threads may search while one adds or deletes; each search sees the index as it is between two such
-    calls, and does not wait while an ``add`` of many codes or links them. The GIL is released.
+    calls, and does not wait while an ``add`` of many codes or links them. It waits while few are added in place, while rows are
+    moved together once half are dead (an ``add`` that replaces that many ends so), while the first ``add`` to a mapped file
+    copies it into memory, and in :meth:`save` and :meth:`sync`. The GIL is released.
 
     Scores are computed in float64 from the stored vectors and rounded once, so they are the same for every kind, number of
     threads, batch and processor; equal scores come in the order in which vectors were added.

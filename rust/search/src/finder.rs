@@ -8,7 +8,7 @@ use crate::quantized::Quantized;
 use crate::shortlist::Candidate;
 use crate::vectors::{Joined, Vectors};
 use memmap2::Mmap;
-use polmrs_core::{Ctl, Result};
+use polmrs_core::{Ctl, Result, pool};
 use serde_json::Value as Json;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -17,6 +17,8 @@ use std::sync::Arc;
 /// As many rows are copied as fast as one is coded, or linked.
 const CODED: usize = 32;
 const LINKED: usize = 1024;
+/// From so many on, rows are coded where they can be stopped.
+const IN_PLACE: usize = 10_000;
 
 /// Codes or links beside the vectors.
 #[derive(Clone, Debug)]
@@ -69,11 +71,12 @@ impl Finder {
 
     /// Whether taking in so many rows takes longer than copying what is there, so that it is better done beside it.
     pub(crate) fn is_long(&self, more: usize) -> bool {
+        let many = |len| more >= IN_PLACE || more.saturating_mul(CODED) >= len;
         match self {
             Finder::All => false,
-            Finder::Codes(codes) => codes.is_due(more) || more.saturating_mul(CODED) >= codes.len(),
+            Finder::Codes(codes) => codes.is_due(more) || many(codes.len()),
             Finder::Graph(graph) => more.saturating_mul(LINKED) >= graph.len(),
-            Finder::Lists(lists) => lists.is_due(more) || more.saturating_mul(CODED) >= lists.len(),
+            Finder::Lists(lists) => lists.is_due(more) || many(lists.len()),
         }
     }
 
@@ -87,6 +90,14 @@ impl Finder {
             Finder::Codes(codes) => codes.extend(vectors, ctl),
             Finder::Graph(graph) => graph.extend(vectors, ctl),
             Finder::Lists(lists) => lists.extend(vectors, ctl),
+        }
+    }
+
+    /// Refuses to go on if there are no threads for what [`keep`](Finder::keep) does, which cannot fail after that.
+    pub(crate) fn check_threads(&self) -> Result<()> {
+        match self {
+            Finder::All | Finder::Codes(_) => Ok(()),
+            Finder::Graph(_) | Finder::Lists(_) => pool::shared().map(drop),
         }
     }
 

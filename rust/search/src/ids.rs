@@ -110,6 +110,21 @@ impl Names {
         }
     }
 
+    /// Forgets all ids, not their kind.
+    pub(crate) fn clear(&mut self) {
+        match self {
+            Names::None => {}
+            Names::Numbers(rows, places) => {
+                rows.clear();
+                places.clear();
+            }
+            Names::Texts(rows, places) => {
+                rows.clear();
+                places.clear();
+            }
+        }
+    }
+
     /// The ids of these rows.
     pub(crate) fn select(&self, rows: impl Iterator<Item = usize>) -> Ids {
         match self {

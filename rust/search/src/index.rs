@@ -174,7 +174,7 @@ impl Index {
     /// Deletes; how many were there.
     ///
     /// # Errors
-    /// [`Error::Usage`] for ids of the other kind.
+    /// [`Error::Usage`] for ids of the other kind; those of making a thread pool. Nothing is deleted then.
     pub fn delete(&mut self, ids: &Ids) -> Result<usize> {
         let rows = self.rows.of(ids)?;
         self.delete_rows(&rows)
@@ -183,13 +183,14 @@ impl Index {
     /// Deletes every row that passes; how many did.
     ///
     /// # Errors
-    /// Those of making a thread pool.
+    /// Those of making a thread pool. Nothing is deleted then.
     pub fn delete_where(&mut self, filter: &Filter) -> Result<usize> {
         let rows = self.rows.passing(filter);
         self.delete_rows(&rows)
     }
 
     fn delete_rows(&mut self, rows: &[u32]) -> Result<usize> {
+        self.finder.check_threads()?;
         self.rows.delete(rows);
         self.compact_if_due()?;
         Ok(rows.len())
@@ -218,6 +219,7 @@ impl Index {
 
     /// Moves the living together.
     fn compact(&mut self) -> Result<()> {
+        self.finder.check_threads()?;
         let keep = self.rows.compact();
         self.vectors.keep(&keep);
         self.rankings.keep(1, &keep);

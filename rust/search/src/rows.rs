@@ -13,6 +13,13 @@ use polmrs_core::{Error, Result};
 use record::Attached;
 use serde_json::{Map, Value as Json};
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number that no rows of this process have had.
+fn next_version() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
 
 /// Rows under names.
 #[derive(Debug)]
@@ -22,7 +29,7 @@ pub(crate) struct Rows {
     alive: Vec<u64>,
     living: usize,
     len: usize,
-    /// How often rows were added or moved.
+    /// Of these rows in these places: no other, of any index, has it.
     version: u64,
     attached: Option<Attached>,
 }
@@ -36,7 +43,7 @@ impl Rows {
             alive: Vec::new(),
             living: 0,
             len: 0,
-            version: 0,
+            version: next_version(),
             attached: None,
         }
     }
@@ -84,7 +91,7 @@ impl Rows {
     /// Appends what passed [`check`](Rows::check); the rows that are dead now because another has their id.
     pub(crate) fn push(&mut self, ids: &Ids, metadata: &[Map<String, Json>]) -> Vec<u32> {
         let first = self.len;
-        self.version += 1;
+        self.version = next_version();
         self.fields.push(metadata, first);
         self.len += ids.len();
         self.living += ids.len();
@@ -161,11 +168,11 @@ impl Rows {
 
     /// Moves the living together; where they were.
     pub(crate) fn compact(&mut self) -> Vec<usize> {
-        self.version += 1;
+        self.version = next_version();
         let keep: Vec<usize> = ones(&self.alive).collect();
         let ids = self.names.select(keep.iter().copied());
         self.fields = self.fields.select(&keep);
-        self.names = Names::None;
+        self.names.clear();
         self.names.push(&ids, 0);
         self.alive = all_ones(keep.len());
         self.len = keep.len();

@@ -86,6 +86,16 @@ fn an_addition_made_for_other_rows_is_refused() {
 }
 
 #[test]
+fn an_addition_made_for_another_index_is_refused() {
+    let new = ids(300..310);
+    for (one, mut other) in indexes().into_iter().zip(indexes()) {
+        let (before, addition) = (found(&other), one.prepare(&new, &vectors(10, 2), &[], &Ctl::new()).unwrap());
+        assert!(matches!(other.commit(addition), Err(Error::Usage(_))));
+        assert_eq!((found(&other), other.len()), (before, 300));
+    }
+}
+
+#[test]
 fn an_addition_that_is_cancelled_changes_nothing() {
     for mut index in indexes() {
         let (before, ctl) = (found(&index), Ctl::new());
