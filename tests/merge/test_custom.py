@@ -43,7 +43,7 @@ def test_a_call_sees_what_its_grain_says():
         result = merged(pm.Custom(look(grain), grain), [model.reshape(shape)], base.reshape(shape), threads=4)
         assert torch.equal(result, base.reshape(shape))
     assert seen["tensor"] == [shape]
-    assert seen["elements"] == [(65_536,)] * 4 + [(300_000 - 4 * 65_536,)]
+    assert seen["elements"] == [(32_768,)] * 9 + [(300_000 - 9 * 32_768,)]
     assert seen["rows"] == [(65, 1000)] * 4 + [(40, 1000)]
 
 

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 F = np.float32
-BLOCK, LANES = 65_536, 16
+BLOCK, LANES = 32_768, 16
 
 
 def linear(xs, weights, normalize=True):
@@ -113,7 +113,7 @@ def dot(x, y):
 
 
 def block_sum(terms):
-    """Sixteen lanes inside blocks of 65,536 elements, lanes folded in halves, blocks added in order."""
+    """Sixteen lanes inside blocks of 32,768 elements, lanes folded in halves, blocks added in order."""
     result = 0.0
     for start in range(0, terms.size, BLOCK):
         block = terms[start : start + BLOCK]

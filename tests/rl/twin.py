@@ -119,7 +119,7 @@ def lanes(x):
     return float(sums[0])
 
 
-def moments(x, mask=None, block=65_536):
+def moments(x, mask=None, block=32_768):
     """(n, mean, m2) by blocks, merged in order by Chan's rule."""
     x = np.asarray(x, np.float64).reshape(-1)
     keep = np.ones(len(x), bool) if mask is None else np.asarray(mask, bool).reshape(-1)

@@ -27,4 +27,4 @@ pub use error::{Error, Result};
 /// Elements in one block: the unit in which tensors are streamed and sums are ordered.
 ///
 /// A block of every input and of the output fits in a core's L2 cache for a handful of models.
-pub const BLOCK: usize = 65_536;
+pub const BLOCK: usize = 32_768;

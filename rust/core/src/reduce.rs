@@ -81,6 +81,19 @@ simd! {
     }
 }
 
+simd! {
+    /// The dot products `<x, x>`, `<x, y>`, `<y, y>`, `<x, z>`, `<y, z>` and `<z, z>` of three blocks of equal length, with
+    /// the bits of [`dot`].
+    pub fn dots_of_three(x: &[f32], y: &[f32], z: &[f32]) -> [f64; 6] {
+        let n = x.len().min(y.len()).min(z.len());
+        let (x, y, z) = (&x[..n], &y[..n], &z[..n]);
+        side_by_side(n, |i| {
+            let (x, y, z) = (f64::from(x[i]), f64::from(y[i]), f64::from(z[i]));
+            [x * x, x * y, y * y, x * z, y * z, z * z]
+        })
+    }
+}
+
 /// Partial sums of blocks, gathered in any order and added in tensor order.
 #[derive(Clone, Debug)]
 pub struct Ordered<const N: usize> {
@@ -148,6 +161,9 @@ mod tests {
             prop_assert!((dot(&x, &x) - plain).abs() <= 1e-12 * plain.max(1.0));
             let y: Vec<f32> = x.iter().rev().copied().collect();
             prop_assert_eq!(dots_of_pair(&x, &y), [dot(&x, &x), dot(&x, &y), dot(&y, &y)]);
+            let z: Vec<f32> = x.iter().map(|x| 1.5 - x).collect();
+            let pairs = [(&x, &x), (&x, &y), (&y, &y), (&x, &z), (&y, &z), (&z, &z)];
+            prop_assert_eq!(dots_of_three(&x, &y, &z), pairs.map(|(x, y)| dot(x, y)));
             prop_assert!((sum(&x) - x.iter().map(|x| f64::from(*x)).sum::<f64>()).abs() <= 1e-10);
             prop_assert!((sum_abs(&x) - x.iter().map(|x| f64::from(x.abs())).sum::<f64>()).abs() <= 1e-10);
         }

@@ -37,7 +37,7 @@ pub struct Target {
     pub len: u64,
 }
 
-/// How finely a stage may cut its job. A block holds whole units, 65,536 elements of them or a little less.
+/// How finely a stage may cut its job. A block holds whole units, 32,768 elements of them or a little less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grain {
     /// Any element by itself.

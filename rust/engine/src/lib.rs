@@ -1,7 +1,7 @@
 //! Weight-space work, streamed: merge, quantize, prune, convert, diff and statistics are all lists of [`Job`]s.
 //!
 //! Data flows one way: a [`Source`] gives tensors; a [`Plan`] says which regions of them each job reads, which regions
-//! of the output it writes, and through which [`Stage`]s; [`run`](schedule::run) streams blocks of 65,536 elements
+//! of the output it writes, and through which [`Stage`]s; [`run`](schedule::run) streams blocks of 32,768 elements
 //! through the stages on all threads; a [`Sink`] takes the bytes. Memory is bounded by buffers, never by the model.
 //!
 //! | module | holds |

@@ -1,6 +1,6 @@
 //! Count, mean and sum of squared deviations of the unmasked elements, mergeable over parts and ranks.
 //!
-//! Blocks of 65,536 elements in order; inside a block element `i` goes to lane `i % 16` and the lanes fold in halves,
+//! Blocks of 32,768 elements in order; inside a block element `i` goes to lane `i % 16` and the lanes fold in halves,
 //! first the sum, then the squared deviations from the block's mean; blocks merge in order by the rule of Chan, Golub
 //! and LeVeque (1979). So the bits do not depend on threads.
 

@@ -8,7 +8,6 @@
 //! ```
 //! Of equal variances the lowest index is kept. The variance is the mean squared deviation, in f32.
 
-use super::delta::subtract;
 use crate::params::Params;
 use crate::ranking::{Chosen, Count, Query, Streams, choose};
 use crate::spec::{Base, Method, Param, Preset, Range, Scope, Spec, Tensor, Value};
@@ -55,7 +54,7 @@ impl Method for Sce {
         let mut stages = Vec::new();
         let chosen = if share < 1.0 {
             let streams: Streams = Arc::new(|block, _, out| {
-                variance(block, out);
+                variance(out, block.input(0), &block.inputs[1..]);
                 Ok(())
             });
             let query = Query { stream: 0, count: Count::OfNonzero(share) };
@@ -88,20 +87,7 @@ impl Method for Sce {
         ));
         stages.push(Stage::map(move |block, out| {
             let selected = select(block, chosen.as_ref())?;
-            let mut elected = block.scratch(out.len());
-            elected.fill(0.0);
-            for model in 0..models {
-                add(&mut elected, &selected.delta(block, model));
-            }
-            out.fill(0.0);
-            let mut total = block.scratch(out.len());
-            total.fill(0.0);
-            for (model, weight) in weights.get()?.iter().enumerate() {
-                add_agreeing(out, &mut total, &selected.delta(block, model), &elected, *weight);
-            }
-            for ((out, total), base) in out.iter_mut().zip(total.iter()).zip(block.input(0)) {
-                *out = base + *out / total.max(1e-6);
-            }
+            erase(out, block.input(0), &block.inputs[1..], selected.mask(), weights.get()?);
             Ok(())
         }));
         Ok(stages)
@@ -114,71 +100,98 @@ struct Selected<'a>(Option<Scratch<'a>>);
 fn select<'a>(block: &'a Block<'_>, chosen: Option<&Chosen>) -> Result<Selected<'a>> {
     let Some(chosen) = chosen else { return Ok(Selected(None)) };
     let mut mask = block.scratch(block.input(0).len());
-    variance(block, &mut mask);
+    variance(&mut mask, block.input(0), &block.inputs[1..]);
     chosen.cut(block, &mask)?.keep(&mut mask);
     Ok(Selected(Some(mask)))
 }
 
 impl Selected<'_> {
+    fn mask(&self) -> Option<&[f32]> {
+        self.0.as_deref()
+    }
+
     /// The selected part of a model's task vector.
     fn delta<'b>(&self, block: &'b Block<'_>, model: usize) -> Scratch<'b> {
         let mut delta = block.scratch(block.input(0).len());
-        subtract(&mut delta, block.input(model + 1), block.input(0));
-        if let Some(mask) = &self.0 {
-            zero_where_zero(&mut delta, mask);
-        }
+        task_vector(&mut delta, block.input(model + 1), block.input(0), self.mask());
         delta
     }
 }
 
-/// The variance of the task vectors over the models, element by element.
-fn variance(block: &Block<'_>, out: &mut [f32]) {
-    let models = (block.inputs.len() - 1) as f32;
-    let (mut mean, mut delta) = (block.scratch(out.len()), block.scratch(out.len()));
-    mean.fill(0.0);
-    for x in &block.inputs[1..] {
-        subtract(&mut delta, x, block.input(0));
-        add(&mut mean, &delta);
+/// Elements computed at a time, so that what is summed up for them stays in the first-level cache.
+const STRETCH: usize = 256;
+
+/// x - base, and 0 where there is a mask and it is 0
+#[inline(always)]
+fn subtract_masked(delta: &mut [f32], x: &[f32], base: &[f32], mask: Option<&[f32]>) {
+    for ((delta, x), base) in delta.iter_mut().zip(x).zip(base) {
+        *delta = x - base;
     }
-    mean.iter_mut().for_each(|mean| *mean /= models);
-    out.fill(0.0);
-    for x in &block.inputs[1..] {
-        subtract(&mut delta, x, block.input(0));
-        add_squared_difference(out, &delta, &mean);
+    for (delta, mask) in delta.iter_mut().zip(mask.unwrap_or_default()) {
+        *delta = if *mask == 0.0 { 0.0 } else { *delta };
     }
-    out.iter_mut().for_each(|out| *out /= models);
 }
 
 simd! {
-    fn add(out: &mut [f32], x: &[f32]) {
-        for (out, x) in out.iter_mut().zip(x) {
-            *out += x;
+    fn task_vector(delta: &mut [f32], x: &[f32], base: &[f32], mask: Option<&[f32]>) {
+        subtract_masked(delta, x, base, mask);
+    }
+}
+
+simd! {
+    /// The variance of the task vectors over the models, element by element.
+    fn variance(out: &mut [f32], base: &[f32], models: &[Vec<f32>]) {
+        let count = models.len() as f32;
+        let mut mean = [0.0f32; STRETCH];
+        for (piece, out) in out.chunks_mut(STRETCH).enumerate() {
+            let at = piece * STRETCH..piece * STRETCH + out.len();
+            let (mean, base) = (&mut mean[..out.len()], &base[at.clone()]);
+            mean.fill(0.0);
+            for x in models {
+                for ((mean, x), base) in mean.iter_mut().zip(&x[at.clone()]).zip(base) {
+                    *mean += x - base;
+                }
+            }
+            mean.iter_mut().for_each(|mean| *mean /= count);
+            out.fill(0.0);
+            for x in models {
+                for (((out, x), base), mean) in out.iter_mut().zip(&x[at.clone()]).zip(base).zip(&*mean) {
+                    *out += (x - base - mean) * (x - base - mean);
+                }
+            }
+            out.iter_mut().for_each(|out| *out /= count);
         }
     }
 }
 
 simd! {
-    fn add_squared_difference(out: &mut [f32], x: &[f32], mean: &[f32]) {
-        for ((out, x), mean) in out.iter_mut().zip(x).zip(mean) {
-            *out += (x - mean) * (x - mean);
-        }
-    }
-}
-
-simd! {
-    fn zero_where_zero(x: &mut [f32], mask: &[f32]) {
-        for (x, mask) in x.iter_mut().zip(mask) {
-            *x = if *mask == 0.0 { 0.0 } else { *x };
-        }
-    }
-}
-
-simd! {
-    fn add_agreeing(out: &mut [f32], total: &mut [f32], delta: &[f32], elected: &[f32], weight: f32) {
-        for (((out, total), delta), elected) in out.iter_mut().zip(total).zip(delta).zip(elected) {
-            let agrees = if *elected >= 0.0 { *delta > 0.0 } else { *delta < 0.0 };
-            *out += if agrees { *delta * weight } else { 0.0 };
-            *total += if agrees { weight } else { 0.0 };
+    /// out = base + sum_i w_i d_i / max(sum_i w_i, 1e-6) over the entries with the sign of sum_i d_i
+    fn erase(out: &mut [f32], base: &[f32], models: &[Vec<f32>], mask: Option<&[f32]>, weights: &[f32]) {
+        let (mut delta, mut elected, mut total) = ([0.0f32; STRETCH], [0.0f32; STRETCH], [0.0f32; STRETCH]);
+        for (piece, out) in out.chunks_mut(STRETCH).enumerate() {
+            let at = piece * STRETCH..piece * STRETCH + out.len();
+            let (base, mask) = (&base[at.clone()], mask.map(|mask| &mask[at.clone()]));
+            let delta = &mut delta[..out.len()];
+            elected.fill(0.0);
+            for x in models {
+                subtract_masked(delta, &x[at.clone()], base, mask);
+                for (elected, delta) in elected.iter_mut().zip(&*delta) {
+                    *elected += delta;
+                }
+            }
+            out.fill(0.0);
+            total.fill(0.0);
+            for (x, weight) in models.iter().zip(weights) {
+                subtract_masked(delta, &x[at.clone()], base, mask);
+                for (((out, total), delta), elected) in out.iter_mut().zip(&mut total).zip(&*delta).zip(&elected) {
+                    let agrees = if *elected >= 0.0 { *delta > 0.0 } else { *delta < 0.0 };
+                    *out += if agrees { *delta * *weight } else { 0.0 };
+                    *total += if agrees { *weight } else { 0.0 };
+                }
+            }
+            for ((out, total), base) in out.iter_mut().zip(&total).zip(base) {
+                *out = base + *out / total.max(1e-6);
+            }
         }
     }
 }

@@ -13,7 +13,7 @@
 use super::delta::subtract;
 use crate::params::Params;
 use crate::spec::{Method, Spec, Tensor};
-use polmrs_core::reduce::{Ordered, dot, dots_of_pair};
+use polmrs_core::reduce::{Ordered, dot, dots_of_pair, dots_of_three};
 use polmrs_core::{Result, simd};
 use polmrs_engine::{Block, Grain, Later, Scope, Scratch, Stage};
 use std::ops::Deref;
@@ -122,6 +122,7 @@ impl Method for Span {
                 let vectors = vectors(block, from_base);
                 let products = match vectors.as_slice() {
                     [x, y] => dots_of_pair(x, y).to_vec(),
+                    [x, y, z] => dots_of_three(x, y, z).to_vec(),
                     all => pairs(n).map(|(i, j)| dot(&all[i], &all[j])).collect(),
                 };
                 for (sums, product) in sums.iter_mut().zip(products) {
@@ -203,6 +204,9 @@ fn by_column(
     })
 }
 
+/// Elements combined at a time, so that the sum stays in the first-level cache.
+const STRETCH: usize = 2048;
+
 /// One vector of a block: an input, or a task vector in a scratch buffer.
 enum Vector<'a> {
     Input(&'a [f32]),
@@ -234,12 +238,15 @@ fn vectors<'a>(block: &'a Block<'_>, from_base: bool) -> Vec<Vector<'a>> {
 
 /// out = sum_i c_i v_i [+ base], in the order of the vectors.
 fn combine<V: Deref<Target = [f32]>>(vectors: &[V], factors: &[f64], base: Option<&[f32]>, out: &mut [f32]) {
-    out.fill(0.0);
-    for (vector, factor) in vectors.iter().zip(factors) {
-        add_scaled(out, vector, *factor as f32);
-    }
-    if let Some(base) = base {
-        add_scaled(out, base, 1.0);
+    for (piece, out) in out.chunks_mut(STRETCH).enumerate() {
+        let at = piece * STRETCH..piece * STRETCH + out.len();
+        out.fill(0.0);
+        for (vector, factor) in vectors.iter().zip(factors) {
+            add_scaled(out, &vector[at.clone()], *factor as f32);
+        }
+        if let Some(base) = base {
+            add_scaled(out, &base[at], 1.0);
+        }
     }
 }
 
