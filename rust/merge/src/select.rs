@@ -45,16 +45,7 @@ impl Histogram {
 
     /// Counts the lower bits of the elements whose upper bits are `bucket`.
     pub(crate) fn count_lower(&mut self, x: &[f32], bucket: u32) {
-        for x in x.chunks(32) {
-            if any_in(x, bucket) {
-                for x in x {
-                    let bits = x.to_bits() & !SIGN;
-                    if bits >> LOW_BITS == bucket {
-                        self.0[(bits & ((1 << LOW_BITS) - 1)) as usize] += 1;
-                    }
-                }
-            }
-        }
+        count_lower(&mut self.0, x, bucket);
     }
 
     /// How many were counted.
@@ -170,8 +161,18 @@ impl Cut {
 }
 
 simd! {
-    fn any_in(x: &[f32], bucket: u32) -> bool {
-        x.iter().map(|x| u32::from((x.to_bits() & !SIGN) >> LOW_BITS == bucket)).sum::<u32>() > 0
+    /// Few elements lie in the bucket, so most stretches are passed over whole.
+    fn count_lower(bins: &mut [u64], x: &[f32], bucket: u32) {
+        for x in x.chunks(32) {
+            if x.iter().map(|x| u32::from((x.to_bits() & !SIGN) >> LOW_BITS == bucket)).sum::<u32>() > 0 {
+                for x in x {
+                    let bits = x.to_bits() & !SIGN;
+                    if bits >> LOW_BITS == bucket {
+                        bins[(bits & ((1 << LOW_BITS) - 1)) as usize] += 1;
+                    }
+                }
+            }
+        }
     }
 }
 
