@@ -194,13 +194,13 @@ fn a_skipped_reduction_sees_no_block() {
 
 #[test]
 fn blocks_of_rows_hold_whole_rows() {
-    // 1,000 rows of 200: a block holds 327 of them.
+    // 1,000 rows of 200: a block holds 163 of them.
     let outputs = tensors().into_iter().take(1).map(|(meta, _)| meta).collect();
     let stage = Stage::map_at(Grain::Rows(1_000), |block, out| {
         for (row, values) in out.chunks_mut(200).enumerate() {
             values.fill((block.first + row as u64) as f32);
         }
-        if block.first % 327 == 0 { Ok(()) } else { Err(Error::Internal(format!("row {}", block.first))) }
+        if block.first % 163 == 0 { Ok(()) } else { Err(Error::Internal(format!("row {}", block.first))) }
     });
     let job = Job { name: "rows".into(), inputs: vec![input(0)], outputs: vec![target(0)], stages: vec![stage] };
     let bytes = execute(&Plan { outputs, jobs: vec![job], notes: vec![] }, 2, &Ctl::new()).unwrap();
