@@ -44,7 +44,7 @@ def test_a_call_sees_what_its_grain_says():
         assert torch.equal(result, base.reshape(shape))
     assert seen["tensor"] == [shape]
     assert seen["elements"] == [(32_768,)] * 9 + [(300_000 - 9 * 32_768,)]
-    assert seen["rows"] == [(65, 1000)] * 4 + [(40, 1000)]
+    assert seen["rows"] == [(32, 1000)] * 9 + [(12, 1000)]
 
 
 def test_calls_come_one_after_the_other_in_order():

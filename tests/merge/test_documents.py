@@ -179,7 +179,7 @@ def killed_between_results():
     pytest.fail("no run was killed in time")
 
 
-@pytest.mark.parametrize("change", [None, "configuration", "seed", "input", "shards"])
+@pytest.mark.parametrize("change", [None, "configuration", "seed", "input", "shards", "tokenizer"])
 def test_what_a_killed_run_has_left_is_used_if_nothing_changed(home, change):
     write(FIRST, SECOND)
     part = killed_between_results()
@@ -188,6 +188,8 @@ def test_what_a_killed_run_has_left_is_used_if_nothing_changed(home, change):
         write(FIRST.replace("0.3", "0.4"), SECOND)
     if change == "input":  # behind what a fingerprint reads, at another time
         os.utime("math/model.safetensors")
+    if change == "tokenizer":
+        os.utime("base/tokenizer.json")
     merge("c.yml", to="out", seed=int(change == "seed"), shard_size=10_000 if change == "shards" else 10**9)
     assert Path("out/tokenizer.json").read_text() == ('"base"' if change else '"of the killed run"')
     assert not list(home.glob("out.*"))

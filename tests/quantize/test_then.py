@@ -117,7 +117,7 @@ def started(home, out, *options):
     ]
     program = Path(sys.executable).with_name("polmrs")
     return subprocess.Popen(
-        [program, *words, "--threads", "1", "--sync-every", "1"], stdout=subprocess.PIPE, text=True
+        [program, *words, "--threads", "1", "--sync-every", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -151,13 +151,30 @@ def test_a_merge_that_is_whole_is_not_made_again(large):
     assert not list(large.glob("out.*"))
 
 
+def test_what_a_changed_configuration_cannot_use_is_kept_until_a_run_replaces_it(large):
+    process = started(large, "out")
+    while process.poll() is None and not (large / "out.partial").exists():
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    text = (large / "merge.yml").read_text()
+    (large / "merge.yml").write_text(json.dumps(json.loads(text) | {"parameters": {"lambda": 0.5}}))
+    refused = started(large, "out")
+    _, said = refused.communicate(timeout=30)
+    assert (refused.returncode, "differ from those of now" in said) == (3, True), said
+    (large / "merge.yml").write_text(text)
+    assert started(large, "out").wait(timeout=60) == 0
+    assert not list(large.glob("out.*"))
+
+
 def test_ctrl_c_says_what_is_left(large):
     process = started(large, "out")
     while process.poll() is None and not list(large.glob("out.parts/*/merged.partial")):
         time.sleep(0.001)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    _, said = process.communicate(timeout=30)
     assert process.returncode == 130
+    assert "out.parts holds intermediate results" in said
     assert (large / "out.parts").exists()
     other = json.loads((large / "merge.yml").read_text()) | {"parameters": {"lambda": 0.5}}
     (large / "merge.yml").write_text(json.dumps(other))

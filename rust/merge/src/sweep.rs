@@ -128,7 +128,7 @@ impl Sweep {
         let done = self.run_after(&earlier, out, goal, command, judge, ctl);
         match parts {
             // A run that goes on with scores needs the very files that they are of.
-            Some(parts) if done.is_ok() || !output::has_remnant(out) => parts.remove().and(done),
+            Some(parts) if done.is_ok() || !output::has_remnant(out) => parts.settle(done),
             _ => done,
         }
     }

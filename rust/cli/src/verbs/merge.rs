@@ -142,7 +142,9 @@ pub(super) fn explain_remnant(out: &Path) {
     let parts = Path::new(&parts);
     if parts.exists() {
         let parts = parts.display();
-        eprintln!("{parts} holds intermediate results: the next run uses those that are whole, or: rm -r '{parts}'");
+        eprintln!(
+            "{parts} holds intermediate results: the next run uses those that are whole, and with --resume goes on with the others, or: rm -r '{parts}'"
+        );
     }
 }
 

@@ -21,6 +21,7 @@ use crate::extra::{Extra, Function};
 use crate::run::{Prepared, Settings};
 use order::order;
 use polmrs_core::{Ctl, Error, Result};
+use polmrs_io::output;
 use polmrs_io::yaml::Node;
 use polmrs_model::ModelFolder;
 use polmrs_model::build;
@@ -221,7 +222,15 @@ impl Chain {
         let prepared = Prepared::after(&one.node, settings, self.extra(), earlier)?;
         prepared.refuse_inputs(out)?;
         prepared.fetch(ctl)?;
-        let (folder, there) = parts.place(prepared.key()?, name)?;
+        let key = prepared.key()?;
+        if self.settings.build.resume && output::has_remnant(out) && !parts.holds(&key, name) {
+            return Err(Error::Exists(format!(
+                "{}.partial holds unfinished work, and the results that it reads differ from those of now, or are gone; \
+                 without --resume it is replaced",
+                out.display()
+            )));
+        }
+        let (folder, there) = parts.place(key, name)?;
         if !there {
             prepared.run(&folder, ctl)?;
         }

@@ -41,7 +41,8 @@ impl Parts {
         }
     }
 
-    /// Where a result of a key is, or is to be written; whether it is there. If not, what belongs to no key of this run goes.
+    /// Where a result of a key is, or is to be written; whether it is there. If not, what belongs to no key of this
+    /// run so far goes.
     pub(super) fn place(&mut self, key: String, name: &str) -> Result<(PathBuf, bool)> {
         let path = self.folder.join(&key).join(name);
         self.keys.push(key);
@@ -50,6 +51,11 @@ impl Parts {
             self.clear()?;
         }
         Ok((path, there))
+    }
+
+    /// Whether the result of a key is there.
+    pub(super) fn holds(&self, key: &str, name: &str) -> bool {
+        self.folder.join(key).join(name).exists()
     }
 
     /// Removes the results of other keys. The lock, which says whose folder it is, stays.
@@ -62,11 +68,11 @@ impl Parts {
         Ok(())
     }
 
-    /// Passes on what came of the output. The folder goes, unless the next run can use what is in it: after a cancellation
-    /// and after an error of the disk.
-    pub(super) fn settle<T>(self, done: Result<T>) -> Result<T> {
+    /// Passes on what came of the output. The folder goes, unless the next run can use what is in it: after a cancellation,
+    /// an error of the disk, and a refusal of what stands there.
+    pub(crate) fn settle<T>(self, done: Result<T>) -> Result<T> {
         match done {
-            Err(error @ (Error::Cancelled | Error::Io { .. })) => Err(error),
+            Err(error @ (Error::Cancelled | Error::Io { .. } | Error::Exists(_))) => Err(error),
             other => {
                 self.remove()?;
                 other
@@ -75,7 +81,7 @@ impl Parts {
     }
 
     /// Removes the folder.
-    pub(crate) fn remove(mut self) -> Result<()> {
+    fn remove(mut self) -> Result<()> {
         self.keys.clear();
         self.clear()?;
         fs::remove_dir_all(&self.folder).map_err(Error::io(&self.folder, "remove"))

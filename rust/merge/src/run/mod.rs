@@ -8,6 +8,7 @@ use crate::config::{self, Config};
 use crate::extra::Extra;
 use crate::program::{self, Opened};
 use crate::relayer::relayer;
+use crate::tokenizer::files::Action;
 use crate::tokenizer::remap::Remapped;
 use crate::tokenizer::{Member, Vocabulary};
 use contents::Merged;
@@ -15,6 +16,7 @@ use polmrs_core::{Ctl, Error, Result};
 use polmrs_engine::Sink;
 use polmrs_engine::source::{Meta, Source};
 use polmrs_io::yaml::Node;
+use polmrs_model::beside::{SIDECARS, TOKENIZER};
 use polmrs_model::build::{self, Build};
 use polmrs_model::{ModelFolder, beside, card, fetch};
 use serde_json::{Map, Value as Json, json};
@@ -135,13 +137,27 @@ impl Prepared {
         fetch(&self.models, ctl)
     }
 
-    /// SHA-256 of everything that the bits of the result depend on. A function has no fingerprint, so with one it is a key
+    /// SHA-256 of everything that the files of the result depend on. A function has no fingerprint, so with one it is a key
     /// that no other run has.
     pub(crate) fn key(&self) -> Result<String> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
         let once = self.extra.function.is_some().then(|| format!("{now} {}", std::process::id()));
-        let work = json!([self.build.identity(), self.work(&self.prints()?)?, once]).to_string();
+        let work = json!([self.build.identity(), self.work(&self.prints()?)?, self.beside()?, once]).to_string();
         Ok(Sha256::digest(work).iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// What stands beside the weights: what is written, and the files that are copied.
+    fn beside(&self) -> Result<Json> {
+        let donor = if self.adapters.is_some() { 0 } else { self.config.donor() };
+        let (mut written, mut copied) = (Vec::new(), Vec::new());
+        for name in TOKENIZER.into_iter().chain(SIDECARS) {
+            match self.vocabulary.files.action(name, &self.models[donor].folder) {
+                Action::Write(text) => written.push(text),
+                Action::Copy(from) if from.is_file() => copied.push(from),
+                Action::Copy(_) | Action::Nothing => {}
+            }
+        }
+        Ok(json!([self.output_config(), written, build::files(copied)?]))
     }
 
     /// What is going to happen: inputs, outputs, bytes, passes, memory.

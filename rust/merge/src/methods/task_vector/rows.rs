@@ -63,9 +63,9 @@ const ZERO_SIGN: Param = Param::choice(
 /// 0.9 and more is what the paper drops of one model that is merged with nothing.
 const DARE_PRESET: Option<Preset> = Some(Preset {
     values: &[("density", Value::Number(0.8)), ("rescale", Value::Choice("expected"))],
-    source: "The values of the authors of arXiv:2311.03099 for merges of language models (README of yule-BUAA/MergeLM): drop rate 0.2.",
+    source: "The values of the authors of arXiv:2311.03099 for merges of language models (README of yule-BUAA/MergeLM): drop rate 0.2, there before an average.",
 });
-const MAGPRUNE: &str = "The values of the authors of arXiv:2406.11617 in the README of declare-lab/della: drop rate 0.3, window 0.14 (twice `epsilon`).";
+const MAGPRUNE: &str = "The values of the authors of arXiv:2406.11617 in the README of declare-lab/della: drop rate 0.3, window 0.14 (twice `epsilon`), and for `della` a lambda of 1.1.";
 
 pub(in crate::methods) static TASK_ARITHMETIC: TaskVectors = TaskVectors {
     spec: Spec {
