@@ -8,14 +8,15 @@ import random
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parent.parent / "rag_pydoc"))  # last: it has a run.py too
 
 import minilm
+import neighbours
 import numpy as np
-from neighbours import nearest, shared
 from schemes import Quantizer, weights_size
 from stage import Stage, digest, source, stage
 
@@ -42,10 +43,10 @@ def recall(work: Path, at: str, said: Sequence[str], quantizer: Quantizer, true:
         out.mkdir(parents=True)
         dense = out / "dense"
         told = quantizer.dense(folder, dense, said)
-        found = nearest(vectors(dense, passages(folder)))
+        found = neighbours.nearest(vectors(dense, passages(folder)))
         shutil.rmtree(dense)
         return {
-            "recall": shared(found, nearest(np.load(true.folder / "vectors.npy"))),
+            "recall": neighbours.shared(found, neighbours.nearest(np.load(true.folder / "vectors.npy"))),
             "bytes": told["bytes"],
         }
 
@@ -79,4 +80,10 @@ def _inputs() -> dict[str, Any]:
     from pydoc_data.topics import topics
 
     text = "\0".join(topics[name] for name in sorted(topics))
-    return {"code": source(__file__), "encoder": minilm.SHA256, "texts": digest(text.encode())}
+    code = [source(file) for file in (__file__, neighbours.__file__)]
+    return {
+        "code": code,
+        "polmrs": metadata.version("polmrs"),
+        "encoder": minilm.SHA256,
+        "texts": digest(text.encode()),
+    }

@@ -149,7 +149,7 @@ def statistics(work: Path, at: str, model: Stage, texts: Sequence[corpora.Corpus
         )
 
     inputs = {
-        "code": source(__file__),
+        "code": [source(file) for file in (__file__, evaluate.__file__)],
         "model": model.key,
         "texts": [text.inputs() for text in texts],
         "sequences": sequences,

@@ -57,7 +57,7 @@ def test_calls_come_one_after_the_other_in_order():
         return models[0]
 
     pm.merge({"a": tensors}, method=pm.Custom(fn), threads=4)
-    assert names == [name for name in tensors for _ in range(2)]
+    assert names == [name for name in tensors for _ in range(3)]
     assert len(threads) == 1
 
 

@@ -128,6 +128,11 @@ def decoded_over_its_codes():
     return quantize.decode(replace(encoded, packed=out.reshape(-1).view(np.uint8)[-256:]), out=out)
 
 
+def decoded_without_a_scale():
+    encoded = quantize.encode(normal(4, 64), quantize.NF4(block=64))
+    return quantize.decode(replace(encoded, scales=encoded.scales[:-1]))
+
+
 def read_only(array):
     array.flags.writeable = False
     return array
@@ -168,6 +173,7 @@ def test_the_bits_do_not_depend_on_threads_or_instruction_set():
         (lambda: decoded_into(np.empty((4, 64))), ArrayError, "out: expected float32 of shape .*, got float64"),
         (lambda: decoded_into(np.empty((64, 4), np.float32).T), ArrayError, "out: the array is not C-contiguous"),
         (lambda: decoded_into(read_only(np.empty((4, 64), np.float32))), ArrayError, "out: the array is read-only"),
+        (decoded_without_a_scale, ArrayError, "nf4: 256 codes in blocks of 64 take 128 bytes and 4 scales, not 128 and 3"),
         (decoded_over_its_codes, ArrayError, "out: shares memory with packed; pass another array"),
     ],
 )  # fmt: skip

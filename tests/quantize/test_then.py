@@ -117,7 +117,10 @@ def started(home, out, *options):
     ]
     program = Path(sys.executable).with_name("polmrs")
     return subprocess.Popen(
-        [program, *words, "--threads", "1", "--sync-every", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [program, *words, "--threads", "1", "--sync-every", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -128,7 +131,7 @@ def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_bits(large):
     while not (large / "out").exists():
         process = started(large, "out")
         try:
-            process.wait(timeout=chance.uniform(0.1, 0.7) * takes if killed < 8 else 60)
+            assert process.wait(timeout=chance.uniform(0.1, 0.7) * takes if killed < 8 else 60) == 0
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()

@@ -216,7 +216,7 @@ class DARETIES(Method):
 
     @classmethod
     def paper(cls) -> Self:
-        """The values of the authors of arXiv:2311.03099 for merges of language models (README of yule-BUAA/MergeLM): drop rate 0.2."""
+        """The values of the authors of arXiv:2311.03099 for merges of language models (README of yule-BUAA/MergeLM): drop rate 0.2, there before an average."""
         return cls(density=0.8, rescale="expected")
 
 
@@ -247,7 +247,7 @@ class DARE(Method):
 
     @classmethod
     def paper(cls) -> Self:
-        """The values of the authors of arXiv:2311.03099 for merges of language models (README of yule-BUAA/MergeLM): drop rate 0.2."""
+        """The values of the authors of arXiv:2311.03099 for merges of language models (README of yule-BUAA/MergeLM): drop rate 0.2, there before an average."""
         return cls(density=0.8, rescale="expected")
 
 
@@ -338,7 +338,7 @@ class DELLA(Method):
 
     @classmethod
     def paper(cls) -> Self:
-        """The values of the authors of arXiv:2406.11617 in the README of declare-lab/della: drop rate 0.3, window 0.14 (twice ``epsilon``)."""
+        """The values of the authors of arXiv:2406.11617 in the README of declare-lab/della: drop rate 0.3, window 0.14 (twice ``epsilon``), and for ``della`` a lambda of 1.1."""
         return cls(density=0.7, epsilon=0.07, rescale="expected", lambda_=1.1)
 
 
@@ -370,7 +370,7 @@ class DELLALinear(Method):
 
     @classmethod
     def paper(cls) -> Self:
-        """The values of the authors of arXiv:2406.11617 in the README of declare-lab/della: drop rate 0.3, window 0.14 (twice ``epsilon``)."""
+        """The values of the authors of arXiv:2406.11617 in the README of declare-lab/della: drop rate 0.3, window 0.14 (twice ``epsilon``), and for ``della`` a lambda of 1.1."""
         return cls(density=0.7, epsilon=0.07, rescale="expected")
 
 

@@ -221,6 +221,15 @@ pub fn nvfp4_back(packed: &[u8], global: f32, scales: &[u8], columns: usize, out
 
 /// What NF4 stands for; `packed` and `scales` as [`Matrix::nf4`] made them.
 pub fn nf4_back(packed: &[u8], block: usize, scales: &[f32], out: &mut [f32]) -> Result<()> {
+    let (bytes, count) = (out.len().div_ceil(2), out.len().div_ceil(block));
+    if packed.len() < bytes || scales.len() < count {
+        return Err(Error::Array(format!(
+            "nf4: {} codes in blocks of {block} take {bytes} bytes and {count} scales, not {} and {}",
+            out.len(),
+            packed.len(),
+            scales.len()
+        )));
+    }
     let blocks = (1_usize << 14).div_ceil(block);
     let ins = (packed.par_chunks(blocks * block / 2), scales.par_chunks(blocks)).into_par_iter();
     let pieces = out.par_chunks_mut(blocks * block).zip(ins);

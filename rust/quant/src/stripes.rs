@@ -88,7 +88,7 @@ impl Held {
     }
 
     fn let_go(&mut self, buffer: Vec<f32>) {
-        if self.spare.len() < SPARE {
+        if self.spare.len() < SPARE && 4 * buffer.capacity() <= KEPT {
             self.spare.push(buffer);
         }
     }

@@ -128,7 +128,7 @@ mod tests {
             let mut x = vec![f32::NAN; count];
             look_up(&table, first, &packed, block, &scales, &mut x);
             prop_assert_eq!(&x, &plain);
-            // What processors without AVX-512 take.
+            // What processors without AVX2 take.
             x.fill(f32::NAN);
             let blocks = x.chunks_mut(block).zip(packed.chunks(block / 2)).zip(&scales);
             blocks.for_each(|((x, packed), scale)| one_by_one(&table, first, packed, *scale, x));
