@@ -53,8 +53,8 @@ impl Beside {
         &self.folder
     }
 
-    /// Passes on what came of the output. The result goes, unless the next run can go on from it: after a cancellation and
-    /// after an error of the disk.
+    /// Passes on what came of the output. The result goes, unless the next run can go on from it: after a cancellation, an
+    /// error of the disk, and a refusal of what stands there.
     ///
     /// # Errors
     /// Those of the output, and what removing a folder can fail with.
@@ -151,8 +151,8 @@ impl Chain {
     /// Merges every document, the last into `out`, which appears whole at the end.
     ///
     /// # Errors
-    /// As [`Prepared::run`]. After a cancellation and after an error of the disk, intermediate results that are whole stay
-    /// for the next run.
+    /// As [`Prepared::run`]. After a cancellation, an error of the disk, and a refusal of what stands there, intermediate
+    /// results that are whole stay for the next run.
     pub fn run(&self, out: &Path, ctl: &Ctl) -> Result<Json> {
         let (last, _) = self.last()?;
         let (Some(parts), earlier) = self.before(out, ctl)? else { return last.prepared.run(out, ctl) };
