@@ -40,6 +40,18 @@ def test_perplexity_is_e_to_the_mean_loss_for_any_cut():
     assert found.stderr == pytest.approx(math.sqrt(spread * 8 / 7) / sum(weights), rel=1e-12)
 
 
+def test_two_policies_are_compared_in_pairs_of_examples():
+    before, after = (evaluate.perplexity(one, DATA) for one in (policy(), policy(seed=1)))
+    change = after.minus(before)
+    assert change.value == pytest.approx(after.loss - before.loss, rel=1e-12)
+    weights = [float(e.weights.sum()) for e in DATA]
+    pairs = zip(after.losses, before.losses, weights, strict=True)
+    spread = sum((a - b - change.value * w) ** 2 for a, b, w in pairs)
+    assert change.stderr == pytest.approx(math.sqrt(spread * 8 / 7) / sum(weights), rel=1e-12)
+    with pytest.raises(UsageError, match="not of the same examples"):
+        after.minus(evaluate.perplexity(policy(), DATA[1:]))
+
+
 def test_measuring_leaves_the_policy_as_it_was():
     one = policy(attention_dropout=0.5).train()
     assert evaluate.perplexity(one, DATA) == evaluate.perplexity(one, DATA)

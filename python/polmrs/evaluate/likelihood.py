@@ -3,19 +3,21 @@ r"""What a policy thinks of given text: loss and perplexity of examples, log-lik
 $$L = \frac{\sum_t w_t (-\log p_t)}{\sum_t w_t}, \qquad \mathrm{PPL} = e^L$$
 
 over the tokens that count. The standard error of L is that of a ratio of sums over examples,
-$$\frac{1}{W} \sqrt{\frac{n}{n - 1} \sum_i (\ell_i - L w_i)^2}$$, since tokens of one example hang together.
+$$\frac{1}{W} \sqrt{\frac{n}{n - 1} \sum_i (\ell_i - L w_i)^2}$$, since tokens of one example hang together. Two policies on the
+same examples are compared in pairs: the same formula, of the differences of $\ell_i$, is far narrower than either of theirs.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from polmrs.data.ragged import Batch
 from polmrs.errors import UsageError
+from polmrs.evaluate.score import Score
 from polmrs.models import Policy
 from polmrs.train.objective import split
 
@@ -32,6 +34,23 @@ class Perplexity:
     """Of the loss; NaN of a single example."""
     tokens: float
     """The sum of token weights."""
+    losses: tuple[float, ...] = field(repr=False)
+    """The weighted sum of each example, in nats."""
+    weights: tuple[float, ...] = field(repr=False)
+    """The token weights of each example."""
+
+    def minus(self, other: Perplexity) -> Score:
+        """How much higher this loss is than another of the same examples, in nats a token, with the standard error of
+        that difference.
+
+        Raises:
+            UsageError: The other is of other examples.
+        """
+        if self.weights != other.weights:
+            raise UsageError("minus: the two are not of the same examples, whose losses could be paired")
+        changes = [one - two for one, two in zip(self.losses, other.losses, strict=True)]
+        value, stderr = _ratio(changes, self.weights)
+        return Score(value=value, stderr=stderr, n=len(changes))
 
 
 def perplexity(policy: Policy, examples: Sequence[Batch], *, micro_tokens: int = 4096) -> Perplexity:
@@ -57,13 +76,26 @@ def perplexity(policy: Policy, examples: Sequence[Batch], *, micro_tokens: int =
         for values, into in ((-logps * batch.weights, losses), (batch.weights.double(), weights)):
             of_example = values.new_zeros(batch.examples).index_add(0, batch.example, batch.sums(values))
             into += of_example.tolist()
-    total, n = math.fsum(weights), len(examples)
+    total = math.fsum(weights)
     if not total:
         raise UsageError("perplexity: no token counts")
-    loss = math.fsum(losses) / total
-    spread = math.fsum((one - loss * w) ** 2 for one, w in zip(losses, weights, strict=True))
-    stderr = math.sqrt(spread * n / (n - 1)) / total if n > 1 else math.nan
-    return Perplexity(loss=loss, perplexity=math.exp(min(loss, 700.0)), stderr=stderr, tokens=total)
+    loss, stderr = _ratio(losses, weights)
+    return Perplexity(
+        loss=loss,
+        perplexity=math.exp(min(loss, 700.0)),
+        stderr=stderr,
+        tokens=total,
+        losses=tuple(losses),
+        weights=tuple(weights),
+    )
+
+
+def _ratio(values: Sequence[float], weights: Sequence[float]) -> tuple[float, float]:
+    """The sum of values over the sum of weights, and its standard error."""
+    total, n = math.fsum(weights), len(weights)
+    mean = math.fsum(values) / total
+    spread = math.fsum((one - mean * w) ** 2 for one, w in zip(values, weights, strict=True))
+    return mean, math.sqrt(spread * n / (n - 1)) / total if n > 1 else math.nan
 
 
 def likelihoods(
