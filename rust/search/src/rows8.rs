@@ -50,12 +50,14 @@ impl Rows8 {
     /// The dot products of some rows, by number, with a query of this correction.
     pub(crate) fn dots(&self, rows: &[u32], query: &[i8], dots: &mut [f32], correction: i32) {
         const AHEAD: usize = 4;
-        rows.iter().take(AHEAD).for_each(|row| self.prefetch(*row as usize));
-        for (at, (row, out)) in rows.iter().zip(dots).enumerate() {
+        let codes: &[u8] = &self.codes;
+        let row = |row: u32| &codes[row as usize * self.stride..][..self.stride];
+        rows.iter().take(AHEAD).for_each(|next| prefetch(row(*next)));
+        for (at, (this, out)) in rows.iter().zip(dots).enumerate() {
             if let Some(next) = rows.get(at + AHEAD) {
-                self.prefetch(*next as usize);
+                prefetch(row(*next));
             }
-            *out = (self.dot(*row as usize, query) - correction) as f32;
+            *out = (dot8(row(*this), query) - correction) as f32;
         }
     }
 
@@ -69,6 +71,7 @@ impl Rows8 {
     pub(crate) fn scan(&self, factors: &Factors, eligible: &[u64], asked: Asked<'_>, list: &mut Shortlist) {
         let n = factors.scales.len();
         let (query, correction) = self.query(asked.levels);
+        let (codes, scales, offsets): (&[u8], &[f32], &[f32]) = (&self.codes, &factors.scales, &factors.offsets);
         for first in (0..n).step_by(WORD) {
             let last = n.min(first + WORD);
             let allowed = eligible_of(eligible, first, last);
@@ -76,10 +79,14 @@ impl Rows8 {
                 continue;
             }
             let mut keys = [f32::NEG_INFINITY; WORD];
-            for (key, row) in keys.iter_mut().zip(first..last) {
-                *key = asked.key(self.dot(row, &query) - correction) * factors.scales[row] + factors.offsets[row];
+            let mut dots = [0; WORD];
+            for (dot, row) in dots.iter_mut().zip(codes[first * self.stride..].chunks_exact(self.stride)) {
+                *dot = dot8(row, &query);
             }
-            list.offer(&keys, allowed, first, |row| 2.0 * asked.reach * factors.scales[first + row]);
+            for row in first..last {
+                keys[row - first] = asked.key(dots[row - first] - correction) * scales[row] + offsets[row];
+            }
+            list.offer(&keys, allowed, first, |row| 2.0 * asked.reach * scales[first + row]);
         }
     }
 
