@@ -177,9 +177,14 @@ def _trimmer() -> Any:
 _TRIM = _trimmer()
 
 
-def _shard(policy: Any) -> None:
+def blocks(policy: Any) -> list[nn.Module]:
+    """The repeated blocks of a model, as transformers names them; none if it does not say."""
     kinds = set(getattr(policy.plain, "_no_split_modules", None) or ())
-    for block in [m for m in policy.modules() if type(m).__name__ in kinds]:
+    return [module for module in policy.modules() if type(module).__name__ in kinds]
+
+
+def _shard(policy: Any) -> None:
+    for block in blocks(policy):
         fully_shard(block)
     fully_shard(policy)
     for module in policy.modules():

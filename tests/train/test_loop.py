@@ -327,6 +327,20 @@ def test_threads_and_random_state_are_as_they_were():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_large_model_gives_memory_back_block_by_block_and_learns_the_same(monkeypatch):
+    small, large = policy(), policy()
+    fit(small, [DATA], SFT(), steps=1, lr=0.1)
+    calls = []
+    monkeypatch.setattr("polmrs.train.step.TINY", 0)
+    monkeypatch.setattr("polmrs.train.step.release", calls.append)
+    fit(large, [DATA], SFT(), steps=1, lr=0.1)
+    assert len(calls) == 3 + len(
+        large.model.model.layers
+    )  # before a step, its backward pass, its blocks, its update
+    assert not any(module._backward_pre_hooks for module in large.modules())
+    assert all(torch.equal(a, b) for a, b in zip(small.parameters(), large.parameters(), strict=True))
+
+
 def test_a_folder_with_a_run_is_not_written_over(tmp_path):
     fit(policy(), [DATA], SFT(), steps=1, lr=0.0, to=tmp_path)
     with pytest.raises(OutputExistsError, match="resume=True"):

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from polmrs.data.ragged import Batch
-from polmrs.engine import TINY, Engine, release
+from polmrs.engine import TINY, Engine, blocks, release
 from polmrs.errors import NonFiniteError, UsageError
 from polmrs.models import Policy
 from polmrs.train import checkpoint, fused
@@ -56,6 +56,9 @@ class Stepper:
         self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, None: None}[precision]
         self.scaler = torch.amp.GradScaler(engine.device.type, enabled=precision == "fp16")
         self.large = sum(p.numel() for p in policy.parameters()) >= TINY
+        # The gradients of a block come to lie between what it freed; so memory is given back after each block, not only after all.
+        crowded = blocks(policy) if self.large and engine.device.type == "cpu" else []
+        self.hooks = [block.register_full_backward_pre_hook(lambda *_: self._release()) for block in crowded]
 
     def step(self, done: int, examples: Sequence[Batch]) -> Row:
         """One optimizer step; the row says what it saw."""
@@ -119,7 +122,9 @@ class Stepper:
             release(self.engine.device)
 
     def close(self) -> None:
-        """Leaves the parameters without hooks."""
+        """Leaves modules and parameters without hooks."""
+        for hook in self.hooks:
+            hook.remove()
         if isinstance(self.training.optimizer, Fused):
             self.training.optimizer.close()
 
