@@ -1,4 +1,5 @@
-"""Search on one thread beside faiss, hnswlib, usearch, turbovec, bm25s and tantivy: CPU time a query, recall, build, load, size.
+"""Search on one thread beside faiss, hnswlib, usearch, turbovec, bm25s and tantivy: CPU time a query, recall, build, load, size,
+memory.
 
     python benches/search.py [--only NAME] [--no-peers] [--reps N] [--out FILE] [--rows N] [--names NAME ...]
 
@@ -58,7 +59,7 @@ class Entry:
     rivals: tuple[str, ...]
 
 
-def ours(kinds: Sequence[rag.Kind]) -> list[Entry]:
+def ours(kinds: Sequence[rag.Kind], *, mapped: bool = False) -> list[Entry]:
     """Entries of kinds of vector indexes."""
     graphs = ("faiss HNSW", "hnswlib", "usearch bf16")
     how: dict[type, tuple[tuple[Any, ...], float, tuple[str, ...]]] = {
@@ -68,7 +69,7 @@ def ours(kinds: Sequence[rag.Kind]) -> list[Entry]:
         rag.IVF: (PROBES, GRAPH, ("faiss IVF",)),
     }
     settings = [(kind, *how[type(kind)]) for kind in kinds]
-    return [Entry(Vectors(kind, arguments), *rest) for kind, arguments, *rest in settings]
+    return [Entry(Vectors(kind, arguments, mapped=mapped), *rest) for kind, arguments, *rest in settings]
 
 
 SCANS = [rag.Flat(), rag.Quantized(), rag.Quantized(bits=4), rag.Quantized(bits=8)]
@@ -83,8 +84,9 @@ def real(args: argparse.Namespace) -> None:
         return
     docs, queries = (unit(np.load(folder / f"{name}_f16.npy")) for name in ("docs", "queries"))
     others = [rag.IVF(), rag.HNSW(), rag.HNSW(codes="bf16")]
+    entries = ours([*SCANS, *others]) + ours([rag.HNSW()], mapped=True)
     peers = [*SCANNERS, "faiss IVF", "faiss HNSW", "hnswlib", "usearch bf16", "usearch f32"]
-    compare("real", docs[: args.rows or None], queries, ours([*SCANS, *others]), peers, args)
+    compare("real", docs[: args.rows or None], queries, entries, peers, args)
 
 
 def made(args: argparse.Namespace) -> None:
@@ -202,13 +204,14 @@ def note(
     rival: dict[str, Any] | None,
     versions: dict[str, str],
 ) -> None:
-    """A line each for queries in a batch, a query alone, the build, opening a file, and its size."""
+    """A line each for queries in a batch, a query alone, the build, opening a file, its size, and memory."""
     for what, key, unit in (
         ("batch", "batch_us", "us"),
         ("single", "single_us", "us"),
         ("build", "build_s", "s"),
         ("load", "load_ms", "ms"),
         ("file", "bytes", "B"),
+        ("memory", "memory", "B each"),
     ):
         package = rival and {"faiss": "faiss-cpu"}.get(rival["name"].split()[0], rival["name"].split()[0])
         record(
@@ -232,7 +235,7 @@ def show(row: dict[str, Any]) -> None:
     print(
         f"{row['name']:26} {argument!s:>5}  recall {row['recall']:.4f}  batch {1e6 / row['batch_us']:8.0f} QPS"
         f"  alone {1e6 / row['single_us']:8.0f} QPS  build {row['build_s']:7.2f} s  load {row['load_ms']:7.1f} ms"
-        f"  {row['bytes'] / 1e6:7.1f} MB  {row['threads']:.2f} threads"
+        f"  {row['bytes'] / 1e6:7.1f} MB  {row['memory']:6.0f} B each in memory  {row['threads']:.2f} threads"
     )
 
 

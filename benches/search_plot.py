@@ -68,12 +68,13 @@ def section(name: str, measured: dict[str, Any]) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in measured["versions"].items())
     head = (
         f"Commit {measured['commit']}, {measured['date'][:10]}, {measured['machine']}; {versions}.\n\n"
-        "| index | setting | recall | batch QPS | alone QPS | build s | load ms | file MB |\n|---|---|---|---|---|---|---|---|"
+        "| index | setting | recall | batch QPS | alone QPS | build s | load ms | file MB | bytes each in memory |\n"
+        "|---|---|---|---|---|---|---|---|---|"
     )
     lines = [
         f"| {row['name']} | {'' if row['argument'] is None else row['argument']} | {row['recall']:.4f}"
         f" | {1e6 / row['batch_us']:.0f} | {1e6 / row['single_us']:.0f} | {row['build_s']:.1f}"
-        f" | {row['load_ms']:.1f} | {row['bytes'] / 1e6:.1f} |"
+        f" | {row['load_ms']:.1f} | {row['bytes'] / 1e6:.1f} | {round(row['memory']) if 'memory' in row else ''} |"
         for row in measured["rows"]
     ]
     picture = [] if name == "words" else [f"![Recall and queries a second](img/search_{name}.svg)"]
@@ -85,7 +86,9 @@ PAGE = """<!-- Written by `python benches/search_plot.py`. -->
 
 One thread each; seconds are those of the processor, so that a busy machine flatters nobody. Recall is the share of the true ten
 that is found; for words, of the ten that Lucene's formula gives in float64, where tantivy rounds lengths. The file of turbovec holds
-codes alone, and its user keeps the vectors. `python benches/run.py --only search` measures anew ([how](../benches/README.md#search)).
+codes alone, and its user keeps the vectors. Memory is what a fresh process holds more, for each vector or text, once it has opened
+the file and searched it thoroughly; what is mapped leaves vectors in the file, and its scores are those of codes.
+`python benches/run.py --only search` measures anew ([how](../benches/README.md#search)).
 """
 
 

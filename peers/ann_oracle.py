@@ -44,15 +44,16 @@ class _Faiss(Algorithm):
     def save(self, path: Path) -> None:
         faiss.write_index(self.index, str(path))
 
-    def load(self, path: Path) -> None:
-        faiss.read_index(str(path))
+    def load(self, path: Path) -> Any:
+        return faiss.read_index(str(path))
 
 
 class _Hnswlib(Algorithm):
     name, arguments = "hnswlib", EF
 
     def fit(self, items: np.ndarray) -> None:
-        self.index = hnswlib.Index("ip", items.shape[1])
+        self.dim = items.shape[1]
+        self.index = hnswlib.Index("ip", self.dim)
         self.index.init_index(len(items), M=16, ef_construction=200)
         self.index.add_items(items, num_threads=1)
 
@@ -65,8 +66,10 @@ class _Hnswlib(Algorithm):
     def save(self, path: Path) -> None:
         self.index.save_index(str(path))
 
-    def load(self, path: Path) -> None:
-        hnswlib.Index("ip", self.index.dim).load_index(str(path))
+    def load(self, path: Path) -> Any:
+        index = hnswlib.Index("ip", self.dim)
+        index.load_index(str(path))
+        return index
 
 
 class _Usearch(Algorithm):
@@ -91,12 +94,12 @@ class _Usearch(Algorithm):
     def save(self, path: Path) -> None:
         self.index.save(str(path))
 
-    def load(self, path: Path) -> None:
-        USearch.restore(str(path))
+    def load(self, path: Path) -> Any:
+        return USearch.restore(str(path))
 
 
 class _Turbovec(Algorithm):
-    """Codes, and a second look at full vectors by numpy, which it leaves to its users."""
+    """Codes, and a second look at full vectors by numpy, which it leaves to its users: its file and memory are of codes."""
 
     arguments = (20, 40)
 
@@ -120,8 +123,10 @@ class _Turbovec(Algorithm):
     def save(self, path: Path) -> None:
         self.index.write(str(path))
 
-    def load(self, path: Path) -> None:
-        turbovec.TurboQuantIndex.load(str(path)).prepare()
+    def load(self, path: Path) -> Any:
+        index = turbovec.TurboQuantIndex.load(str(path))
+        index.prepare()
+        return index
 
 
 def main() -> None:

@@ -24,9 +24,10 @@ class _Bm25s(Algorithm):
     name = "bm25s"
 
     def __init__(self, k1: float, b: float) -> None:
-        self.index = bm25s.BM25(method="lucene", k1=k1, b=b)
+        self.k1, self.b = k1, b
 
     def fit(self, items: list[str]) -> None:
+        self.index = bm25s.BM25(method="lucene", k1=self.k1, b=self.b)
         self.index.index(bm25s.tokenize(items, stopwords=None, show_progress=False), show_progress=False)
 
     def set_query_arguments(self, argument: Any) -> None: ...
@@ -41,8 +42,8 @@ class _Bm25s(Algorithm):
     def save(self, path: Path) -> None:
         self.index.save(str(path))
 
-    def load(self, path: Path) -> None:
-        bm25s.BM25.load(str(path))
+    def load(self, path: Path) -> Any:
+        return bm25s.BM25.load(str(path))
 
 
 class _Tantivy(Algorithm):
@@ -50,12 +51,10 @@ class _Tantivy(Algorithm):
 
     name = "tantivy"
 
-    def __init__(self) -> None:
+    def fit(self, items: list[str]) -> None:
         self.folder = tempfile.TemporaryDirectory()
         schema = tantivy.SchemaBuilder().add_text_field("text").add_unsigned_field("row", stored=True).build()
         self.index = tantivy.Index(schema, path=self.folder.name)
-
-    def fit(self, items: list[str]) -> None:
         writer = self.index.writer(num_threads=1)
         for row, text in enumerate(items):
             writer.add_document(tantivy.Document(text=text, row=row))
@@ -77,8 +76,13 @@ class _Tantivy(Algorithm):
     def save(self, path: Path) -> None:
         shutil.copytree(self.folder.name, path)
 
-    def load(self, path: Path) -> None:
-        tantivy.Index.open(str(path)).searcher()
+    def load(self, path: Path) -> Any:
+        index = tantivy.Index.open(str(path))
+        index.searcher()
+        return index
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
 
 def main() -> None:
