@@ -196,6 +196,9 @@ def test_bad_input_says_what_is_wrong():
         index.vectors(["a", "b"])
     with pytest.raises(UsageError, match=r"ids: 1\.5 "):
         index.delete([1.5])
+    for odd in ([2**70], [-(2**63) - 1], np.array([2**63], np.uint64), [np.uint64(2**63)]):
+        with pytest.raises(UsageError, match=r"ids: -?\d+ is not in \[-2\^63, 2\^63\)"):
+            index.delete(odd)
     with pytest.raises(UsageError, match="k: 0"):
         index.search(np.ones(4, np.float32), 0)
     with pytest.raises(UsageError, match="metric: 'dot' is not one of 'ip', 'cosine', 'l2'"):

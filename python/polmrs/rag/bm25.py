@@ -46,7 +46,7 @@ class BM25:
     A text is split into runs of two letters, digits or underscores or more, in lower case. ``stopwords`` are left out,
     ``stemmer`` maps one word to another, and ``splitter`` replaces the splitting, lower case and all.
 
-    Any number of threads may search while one adds or deletes, and while it splits texts. The GIL is released.
+    Any number of threads may search while one adds or deletes, while it splits texts, and while it saves. The GIL is released.
 
     >>> from polmrs.data import porter_stem
     >>> index = BM25(stopwords=ENGLISH, stemmer=porter_stem)

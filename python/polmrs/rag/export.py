@@ -200,11 +200,12 @@ def from_parquet(
                     f"{path}: {vector}: vectors of several lengths, {index.dim} and {rows.shape[1]}"
                 )
             about = _about(batch.column(metadata), f"{path}: {metadata}") if metadata in wanted else None
-            index.add(batch.column(id).to_pylist(), rows, about)
+            names = batch.column(id).to_pylist()
+            if odd := [one for one in names if isinstance(one, int) and one >= 2**63]:
+                raise CheckpointError(f"{path}: {id}: an id is beyond int64: {odd[0]}")
+            index.add(names, rows, about)
     except FileNotFoundError as error:
         raise NotFoundError(f"{path}: there is no such file") from error
-    except OverflowError as error:
-        raise CheckpointError(f"{path}: {id}: an id is beyond int64: {error}") from error
     except (OSError, pa.ArrowException) as error:
         raise CheckpointError(f"{path}: not Parquet: {error}") from error
     if index is None:

@@ -45,9 +45,10 @@ class Index:
     """Vectors under string or integer ids, searched by ``ip``, ``cosine`` or ``l2``.
 
     Any number of threads may search while one adds or deletes; each search sees the index as it is between two such
-    calls, and does not wait while an ``add`` of many codes or links them. It waits while few are added in place, while rows are
-    moved together once half are dead (an ``add`` that replaces that many ends so), while the first ``add`` to a mapped file
-    copies it into memory, and in :meth:`save` and :meth:`sync`. The GIL is released.
+    calls, and does not wait while an ``add`` of many codes or links them, nor while :meth:`save` or :meth:`sync` writes. It waits
+    while few are added in place, while rows are moved together once half are dead (an ``add`` that replaces that many ends so)
+    or, if any are, before they are saved, and while the first ``add`` to a mapped file copies it into memory. What adds, deletes
+    or saves waits for others that do. The GIL is released.
 
     Scores are computed in float64 from the stored vectors and rounded once, so they are the same for every kind, number of
     threads, batch and processor; equal scores come in the order in which vectors were added.
@@ -165,7 +166,7 @@ class Index:
         Raises:
             ArrayError: Wrong shape or type, or a norm above 1e18.
             NonFiniteError: A NaN or an infinity.
-            UsageError: Ids of another kind than the index has, or metadata that cannot be kept.
+            UsageError: Ids of another kind than the index has or beyond 64 bits, or metadata that cannot be kept.
         """
         dtype, bits = self._rows("vectors", vectors)
         names = _ids(ids)
@@ -297,6 +298,13 @@ def _json(name: str, value: object) -> str:
         raise UsageError(f"{name}: {error}; pass strings, numbers, booleans or None") from None
 
 
+def _check_width(ids: Sequence[int]) -> None:
+    """Refuses what no int64 holds."""
+    for odd in (int(min(ids)), int(max(ids))) if ids else ():
+        if not -(2**63) <= odd < 2**63:
+            raise UsageError(f"ids: {odd} is not in [-2^63, 2^63)")
+
+
 def _ids(ids: Ids) -> Any:
     """A list of strings, or an int64 array."""
     if is_torch(ids):
@@ -308,8 +316,10 @@ def _ids(ids: Ids) -> Any:
         if not all(isinstance(one, int | np.integer) and not isinstance(one, bool) for one in ids):
             odd = next(one for one in ids if not isinstance(one, str | int | np.integer) or one is True)
             raise UsageError(f"ids: {odd!r} is neither all strings nor all integers with the others")
+        _check_width(ids)
         return np.array(ids, np.int64)
     if ids.ndim == 1 and ids.dtype.kind in "iu":
+        _check_width([int(ids.max())] if len(ids) else [])
         return np.ascontiguousarray(ids, np.int64)
     if ids.ndim == 1 and ids.dtype.kind in "UO" and all(isinstance(one, str) for one in ids.tolist()):
         return ids.tolist()

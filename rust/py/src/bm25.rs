@@ -45,11 +45,19 @@ impl Bm25 {
     }
 
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        long(py, None, |_| self.0.change(|index| index.save(&path)))
+        let tidy = |index: &mut bm25::Bm25| {
+            index.tidy();
+            Ok(())
+        };
+        let attach = |index: &mut bm25::Bm25, extent| {
+            index.attach(&path, extent);
+            Ok(())
+        };
+        long(py, None, |_| self.0.change_and_prepare(tidy, |index| index.write(&path), attach))
     }
 
     fn sync(&self, py: Python<'_>) -> PyResult<(usize, usize)> {
-        quick(py, || self.0.change(bm25::Bm25::sync))
+        quick(py, || self.0.prepare(bm25::Bm25::append, |index, appended| Ok(index.advance(appended))))
     }
 
     fn settings(&self, py: Python<'_>) -> Settings {

@@ -60,11 +60,15 @@ impl Index {
     }
 
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        long(py, None, |_| self.0.change(|index| index.save(&path)))
+        let attach = |index: &mut index::Index, extent| {
+            index.attach(&path, extent);
+            Ok(())
+        };
+        long(py, None, |_| self.0.change_and_prepare(index::Index::tidy, |index| index.write(&path), attach))
     }
 
     fn sync(&self, py: Python<'_>) -> PyResult<(usize, usize)> {
-        quick(py, || self.0.change(index::Index::sync))
+        quick(py, || self.0.prepare(index::Index::append, |index, appended| Ok(index.advance(appended))))
     }
 
     /// Dimension, metric, storage, and kind as JSON.
@@ -99,7 +103,10 @@ impl Index {
         let work = |ctl: &Ctl| {
             let metadata = metadata.map_or(Ok(Vec::new()), |text| from_json("metadata", text))?;
             let vectors = wide(dtype, bytes);
-            self.0.prepare(|index| index.prepare(&ids, &vectors, &metadata, ctl), index::Index::commit)
+            self.0.prepare(
+                |index| index.prepare(&ids, &vectors, &metadata, ctl),
+                |index, addition| index.commit(addition, ctl),
+            )
         };
         let most = if matches!(py.detach(|| self.0.read().settings()).kind, Kind::Hnsw(_) | Kind::Ivf(_)) {
             MANY / 64

@@ -117,7 +117,7 @@ pub(crate) struct Opened {
 
 /// How far a file is to be believed, and how long it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Extent {
+pub struct Extent {
     end: u64,
     len: u64,
 }

@@ -80,7 +80,34 @@ impl Finder {
         }
     }
 
-    /// Takes in the rows that came since. If it is stopped, it knows some of them, and is of no use.
+    /// How many rows it knows, if it knows any.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Finder::All => 0,
+            Finder::Codes(codes) => codes.len(),
+            Finder::Graph(graph) => graph.len(),
+            Finder::Lists(lists) => lists.len(),
+        }
+    }
+
+    /// What it is with the rows that came since, or made anew from all where that is due.
+    ///
+    /// # Errors
+    /// [`polmrs_core::Error::Cancelled`]; those of making a thread pool.
+    pub(crate) fn extended(&self, vectors: Joined<'_>, ctl: &Ctl) -> Result<Finder> {
+        let more = vectors.len() - self.len();
+        Ok(match self {
+            Finder::Codes(codes) if codes.is_due(more) => Finder::Codes(codes.remade(vectors, ctl)?),
+            Finder::Lists(lists) if more > 0 && lists.is_due(more) => Finder::Lists(lists.remade(vectors, ctl)?),
+            _ => {
+                let mut extended = self.clone();
+                extended.extend(vectors, ctl)?;
+                extended
+            }
+        })
+    }
+
+    /// Takes in the rows that came since. If it is stopped, it knows some of them, and all is well with those.
     ///
     /// # Errors
     /// [`polmrs_core::Error::Cancelled`]; those of making a thread pool, before anything is done.
@@ -105,9 +132,12 @@ impl Finder {
     pub(crate) fn keep(&mut self, rows: &[usize], vectors: &Vectors) -> Result<()> {
         match self {
             Finder::All => Ok(()),
-            Finder::Codes(codes) => codes.remake(vectors.into(), &Ctl::new()),
+            Finder::Codes(codes) => {
+                *codes = codes.remade(vectors.into(), &Ctl::new())?;
+                Ok(())
+            }
             Finder::Graph(graph) => graph.keep(rows),
-            Finder::Lists(lists) => lists.remake(vectors.into(), &Ctl::new()),
+            Finder::Lists(lists) => lists.regroup(vectors.into(), &Ctl::new()),
         }
     }
 

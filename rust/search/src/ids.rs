@@ -92,6 +92,15 @@ impl Names {
         }
     }
 
+    /// Appends rows that have no name; there are others before them.
+    pub(crate) fn push_none(&mut self, more: usize) {
+        match self {
+            Names::None => {}
+            Names::Numbers(rows, _) => rows.resize(rows.len() + more, 0),
+            Names::Texts(rows, _) => rows.resize(rows.len() + more, "".into()),
+        }
+    }
+
     /// The row of each id, if it is there.
     pub(crate) fn find(&self, ids: &Ids) -> Vec<Option<u32>> {
         match (self, ids) {

@@ -113,7 +113,7 @@ impl Index {
     /// Those of [`prepare`](Index::prepare). Nothing is added then.
     pub fn add(&mut self, ids: &Ids, vectors: &[f32], metadata: &[Map<String, Json>], ctl: &Ctl) -> Result<()> {
         let addition = self.prepare(ids, vectors, metadata, ctl)?;
-        self.commit(addition)
+        self.commit(addition, ctl)
     }
 
     /// Makes ready what [`add`](Index::add) adds.
@@ -144,31 +144,44 @@ impl Index {
         };
         let rankings = Column::Owned((0..new.len()).map(ranking).collect());
         ctl.check()?;
-        let finder = if self.finder.is_long(new.len()) {
-            let mut finder = self.finder.clone();
-            finder.extend(Joined::new(&self.vectors, &new), ctl)?;
-            Some(finder)
-        } else {
-            None
-        };
+        let is_long = self.finder.is_long(new.len());
+        let extended = is_long.then(|| self.finder.extended(Joined::new(&self.vectors, &new), ctl));
+        let finder = extended.transpose()?;
         Ok(Addition { ids, metadata, version: self.rows.version(), vectors: new, rankings, largest_norm, finder })
     }
 
     /// Adds what was made ready.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the index has got or moved rows since; those of making a thread pool. Nothing is added then.
-    pub fn commit(&mut self, addition: Addition<'_>) -> Result<()> {
+    /// [`Error::Usage`] if the index has got or moved rows since; [`Error::Cancelled`]; those of making a thread pool.
+    /// Nothing is added then.
+    pub fn commit(&mut self, addition: Addition<'_>, ctl: &Ctl) -> Result<()> {
         self.rows.check_version(addition.version)?;
         match addition.finder {
             Some(finder) => self.finder = finder,
-            None => self.finder.extend(Joined::new(&self.vectors, &addition.vectors), &Ctl::new())?,
+            None => {
+                if let Err(stopped) = self.finder.extend(Joined::new(&self.vectors, &addition.vectors), ctl) {
+                    self.bury(addition);
+                    return Err(stopped);
+                }
+            }
         }
         self.vectors.append(addition.vectors);
         self.rankings.append(addition.rankings);
         self.largest_norm = addition.largest_norm;
         self.rows.push(addition.ids, addition.metadata);
         self.compact_if_due()
+    }
+
+    /// Takes over as dead the first rows of an addition, which codes or links know already.
+    fn bury(&mut self, addition: Addition<'_>) {
+        let Addition { mut vectors, mut rankings, .. } = addition;
+        let known: Vec<usize> = (0..self.finder.len().saturating_sub(self.rows.len())).collect();
+        vectors.keep(&known);
+        rankings.keep(1, &known);
+        self.vectors.append(vectors);
+        self.rankings.append(rankings);
+        self.rows.push_dead(known.len());
     }
 
     /// Deletes; how many were there.

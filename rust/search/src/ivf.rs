@@ -125,32 +125,33 @@ impl Lists {
         self.lists.is_empty() || self.len + more >= self.fitted.saturating_mul(2)
     }
 
-    /// Takes in the rows that came since; once there are twice as many as the centres were made from, all anew, with new
-    /// centres. If it is cancelled, some of the rows are in, or none of them.
+    /// Takes in the rows that came since. If it is cancelled, some of them are in, and all is well with those.
     ///
     /// # Errors
     /// [`Error::Cancelled`]; those of making a thread pool, before anything is done.
     pub fn extend(&mut self, vectors: Joined<'_>, ctl: &Ctl) -> Result<()> {
-        let n = vectors.len();
-        let bytes = 4 * self.rotation.dim() as u64;
         pool::shared()?; // what fails later is nothing but a stop
-        if n == 0 || !self.is_due(n - self.len) {
-            ctl.expect((n - self.len) as u64 * bytes);
-            return self.take_in(vectors, ctl);
-        }
-        ctl.expect(n as u64 * bytes);
+        ctl.expect(4 * ((vectors.len() - self.len) * self.rotation.dim()) as u64);
+        self.take_in(vectors, ctl)
+    }
+
+    /// Lists of all rows, of which there are some, around new centres.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`]; those of making a thread pool.
+    pub fn remade(&self, vectors: Joined<'_>, ctl: &Ctl) -> Result<Lists> {
+        ctl.expect(4 * (vectors.len() * self.rotation.dim()) as u64);
         let mut fresh = Lists::new(self.rotation.dim(), self.metric, self.settings);
         fresh.fit(vectors, ctl)?;
         fresh.take_in(vectors, ctl)?;
-        *self = fresh;
-        Ok(())
+        Ok(fresh)
     }
 
     /// Takes in all rows anew, around the same centres.
     ///
     /// # Errors
     /// [`Error::Cancelled`].
-    pub fn remake(&mut self, vectors: Joined<'_>, ctl: &Ctl) -> Result<()> {
+    pub fn regroup(&mut self, vectors: Joined<'_>, ctl: &Ctl) -> Result<()> {
         (self.lists, self.len) = (self.empty_lists(), 0);
         self.take_in(vectors, ctl)
     }

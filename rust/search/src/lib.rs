@@ -44,3 +44,6 @@ pub mod shortlist;
 mod staged;
 mod tile;
 pub mod vectors;
+
+pub use file::Extent;
+pub use rows::record::Appended;

@@ -117,25 +117,15 @@ impl Quantized {
         self.len() + more >= self.fitted.saturating_mul(2)
     }
 
-    /// Codes the rows that came since, or, once there are twice as many as the centre was made from, all of them anew. If it
-    /// is cancelled, some of the rows are coded, or none of them.
+    /// Codes of all rows, from their own mean.
     ///
     /// # Errors
     /// [`polmrs_core::Error::Cancelled`].
-    pub fn extend(&mut self, vectors: Joined<'_>, ctl: &Ctl) -> Result<()> {
-        if self.is_due(vectors.len() - self.len()) { self.remake(vectors, ctl) } else { self.push(vectors, ctl) }
-    }
-
-    /// Codes all rows anew, from their own mean; if it is cancelled, it stays as it was.
-    ///
-    /// # Errors
-    /// [`polmrs_core::Error::Cancelled`].
-    pub fn remake(&mut self, vectors: Joined<'_>, ctl: &Ctl) -> Result<()> {
+    pub fn remade(&self, vectors: Joined<'_>, ctl: &Ctl) -> Result<Quantized> {
         let mut fresh = Quantized::new(self.centre.len(), self.metric, self.bits(), self.margin);
         fresh.fit(vectors);
-        fresh.push(vectors, ctl)?;
-        *self = fresh;
-        Ok(())
+        fresh.extend(vectors, ctl)?;
+        Ok(fresh)
     }
 
     /// How many rows it has.
@@ -181,7 +171,11 @@ impl Quantized {
         self.fitted = n;
     }
 
-    fn push(&mut self, vectors: Joined<'_>, ctl: &Ctl) -> Result<()> {
+    /// Codes the rows that came since. If it is cancelled, some of them are coded, and all is well with those.
+    ///
+    /// # Errors
+    /// [`polmrs_core::Error::Cancelled`].
+    pub fn extend(&mut self, vectors: Joined<'_>, ctl: &Ctl) -> Result<()> {
         let (mut numbers, first, bytes) = (Vec::new(), self.len(), 4 * self.centre.len() as u64);
         ctl.expect((vectors.len() - first) as u64 * bytes);
         for row in first..vectors.len() {

@@ -106,6 +106,14 @@ impl Rows {
         replaced
     }
 
+    /// Appends rows that are dead and have no name.
+    pub(crate) fn push_dead(&mut self, more: usize) {
+        self.version = next_version();
+        self.len += more;
+        self.alive.resize(self.len.div_ceil(64), 0);
+        self.names.push_none(more);
+    }
+
     fn kill(&mut self, row: u32) {
         self.alive[row as usize / 64] &= !(1 << (row % 64));
         self.living -= 1;

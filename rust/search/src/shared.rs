@@ -1,6 +1,6 @@
 //! One writer beside many readers, who go on reading while a change is made ready.
 
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// A value that is read by many and changed by one at a time.
 #[derive(Debug, Default)]
@@ -20,10 +20,18 @@ impl<T> Shared<T> {
         self.now.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn alone(&self) -> MutexGuard<'_, ()> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, T> {
+        self.now.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Changes it while no one reads.
     pub fn change<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut self.now.write().unwrap_or_else(PoisonError::into_inner))
+        let _writer = self.alone();
+        change(&mut self.write())
     }
 
     /// Makes a change ready while others read, then changes it while no one does. Nothing else changes it in between.
@@ -35,9 +43,25 @@ impl<T> Shared<T> {
         prepare: impl FnOnce(&T) -> Result<P, E>,
         commit: impl FnOnce(&mut T, P) -> Result<R, E>,
     ) -> Result<R, E> {
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let _writer = self.alone();
         let ready = prepare(&self.read())?;
-        commit(&mut self.now.write().unwrap_or_else(PoisonError::into_inner), ready)
+        commit(&mut self.write(), ready)
+    }
+
+    /// Changes it while no one reads, then does as [`prepare`](Shared::prepare). Nothing else changes it in between.
+    ///
+    /// # Errors
+    /// Those of the steps; without one there is none after it.
+    pub fn change_and_prepare<P, R, E>(
+        &self,
+        change: impl FnOnce(&mut T) -> Result<(), E>,
+        prepare: impl FnOnce(&T) -> Result<P, E>,
+        commit: impl FnOnce(&mut T, P) -> Result<R, E>,
+    ) -> Result<R, E> {
+        let _writer = self.alone();
+        change(&mut self.write())?;
+        let ready = prepare(&self.read())?;
+        commit(&mut self.write(), ready)
     }
 }
 
@@ -63,6 +87,24 @@ mod tests {
             seen.wait();
         });
         assert_eq!(*shared.read(), 2);
+    }
+
+    #[test]
+    fn what_is_made_ready_after_a_change_sees_it_and_so_do_readers() {
+        let shared = Shared::new(1);
+        let double = |now: &mut i32| {
+            *now *= 2;
+            Ok::<(), ()>(())
+        };
+        let beside = |now: &i32| {
+            let read = std::thread::scope(|scope| scope.spawn(|| *shared.read()).join().unwrap());
+            Ok((*now, read))
+        };
+        let seen = shared.change_and_prepare(double, beside, |now, seen| {
+            *now += 1;
+            Ok(seen)
+        });
+        assert_eq!((seen, *shared.read()), (Ok((2, 2)), 3));
     }
 
     #[test]

@@ -51,7 +51,7 @@ fn an_index_is_as_it_was_until_an_addition_joins_it() {
         let (before, new) = (found(&index), ids(300..800));
         let addition = index.prepare(&new, &vectors(500, 2), &[], &Ctl::new()).unwrap();
         assert_eq!((found(&index), index.len()), (before.clone(), 300));
-        index.commit(addition).unwrap();
+        index.commit(addition, &Ctl::new()).unwrap();
         assert_eq!(index.len(), 800);
         assert_ne!(found(&index), before);
     }
@@ -78,9 +78,9 @@ fn an_addition_made_for_other_rows_is_refused() {
         let (one, two) = (ids(300..310), ids(310..320));
         let first = index.prepare(&one, &vectors(10, 2), &[], &Ctl::new()).unwrap();
         let second = index.prepare(&two, &vectors(10, 3), &[], &Ctl::new()).unwrap();
-        index.commit(first).unwrap();
+        index.commit(first, &Ctl::new()).unwrap();
         let before = found(&index);
-        assert!(matches!(index.commit(second), Err(Error::Usage(_))));
+        assert!(matches!(index.commit(second, &Ctl::new()), Err(Error::Usage(_))));
         assert_eq!((found(&index), index.len()), (before, 310));
     }
 }
@@ -90,7 +90,7 @@ fn an_addition_made_for_another_index_is_refused() {
     let new = ids(300..310);
     for (one, mut other) in indexes().into_iter().zip(indexes()) {
         let (before, addition) = (found(&other), one.prepare(&new, &vectors(10, 2), &[], &Ctl::new()).unwrap());
-        assert!(matches!(other.commit(addition), Err(Error::Usage(_))));
+        assert!(matches!(other.commit(addition, &Ctl::new()), Err(Error::Usage(_))));
         assert_eq!((found(&other), other.len()), (before, 300));
     }
 }
@@ -105,5 +105,26 @@ fn an_addition_that_is_cancelled_changes_nothing() {
             assert!(matches!(added, Err(Error::Cancelled)));
             assert_eq!((found(&index), index.len()), (before.clone(), 300));
         }
+    }
+}
+
+#[test]
+fn an_addition_in_place_that_is_stopped_half_way_adds_nothing() {
+    let (many, new) = (ids(300..20_000), ids(100..700));
+    let in_place = |index: &Index| matches!(index.settings().kind, Kind::Quantized { .. } | Kind::Ivf(_));
+    for mut index in indexes().into_iter().filter(in_place) {
+        index.add(&many, &vectors(19_700, 3), &[], &Ctl::new()).unwrap();
+        let (before, rows, ctl) = (found(&index), vectors(600, 4), Ctl::new());
+        let addition = index.prepare(&new, &rows, &[], &Ctl::new()).unwrap();
+        ctl.cancel(); // codes look at this once in 256 rows, so some are coded
+        assert!(matches!(index.commit(addition, &ctl), Err(Error::Cancelled)));
+        assert_eq!((found(&index), index.len()), (before, 20_000));
+        assert_eq!(index.vectors(&ids(600..601)).unwrap(), [Some(vectors(19_700, 3)[300 * DIM..][..DIM].to_vec())]);
+        let ctl = Ctl::new();
+        index.add(&new, &rows, &[], &ctl).unwrap();
+        assert_eq!(ctl.progress(), (4 * rows.len() as u64, 4 * rows.len() as u64));
+        assert_eq!((index.len(), index.vectors(&ids(100..101)).unwrap()), (20_000, vec![Some(rows[..DIM].to_vec())]));
+        let query = Query { vectors: &rows[..DIM], k: 1, filter: None, min_score: None, effort: None, estimate: false };
+        assert_eq!(index.search(query, &Ctl::new()).unwrap().ids, ids(100..101));
     }
 }

@@ -3,8 +3,8 @@
 
 use super::words::{MOST, Vocabulary};
 use super::{Bm25, Formula, Splitter, Term, Variant};
-use crate::file::{self, Record, Sections};
-use crate::rows::record::Told;
+use crate::file::{self, Extent, Record, Sections};
+use crate::rows::record::{Appended, Told};
 use memmap2::Mmap;
 use polmrs_core::{Error, Result};
 use serde_json::json;
@@ -18,9 +18,24 @@ impl Bm25 {
     /// # Errors
     /// [`Error::Io`].
     pub fn save(&mut self, path: &Path) -> Result<()> {
+        self.tidy();
+        let extent = self.write(path)?;
+        self.attach(path, extent);
+        Ok(())
+    }
+
+    /// Drops dead documents, which a file has not.
+    pub fn tidy(&mut self) {
         if self.rows.living() < self.rows.len() {
             self.compact();
         }
+    }
+
+    /// Writes everything, which is [tidy](Bm25::tidy), to a file that appears whole, in place of one that is there.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, path: &Path) -> Result<Extent> {
         let rows: Vec<usize> = (0..self.rows.len()).collect();
         let mut content = self.rows.content(&rows, None);
         let name =
@@ -32,18 +47,34 @@ impl Bm25 {
         content.facts.insert("stopwords".into(), json!(self.splitter.stopwords));
         content.facts.insert("note".into(), self.note.as_str().into());
         content.sections.extend(sections(&self.vocabulary, &self.terms, 0, &rows));
-        let extent = file::create(path, &content)?;
+        file::create(path, &content)
+    }
+
+    /// From now on what changes is added to this file, which was [written](Bm25::write) as the index is.
+    pub fn attach(&mut self, path: &Path, extent: Extent) {
         self.rows.attach(path, extent);
-        Ok(())
     }
 
     /// Adds to the file what has changed since it was saved, opened or brought up to date; how many documents and deletions.
     ///
     /// # Errors
-    /// [`Error::Usage`] if there is no file yet; [`Error::Exists`] if another process has written it; [`Error::Io`].
+    /// Those of [`append`](Bm25::append).
     pub fn sync(&mut self) -> Result<(usize, usize)> {
-        let (vocabulary, terms) = (&self.vocabulary, &self.terms);
-        self.rows.sync(|first, rows| sections(vocabulary, terms, first, rows))
+        let appended = self.append()?;
+        Ok(self.advance(appended))
+    }
+
+    /// Adds to the file what it does not know.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there is no file yet; [`Error::Exists`] if another process has written it; [`Error::Io`].
+    pub fn append(&self) -> Result<Appended> {
+        self.rows.append(|first, rows| sections(&self.vocabulary, &self.terms, first, rows))
+    }
+
+    /// From now on the file knows what was [added](Bm25::append) to it; how many documents and deletions.
+    pub fn advance(&mut self, appended: Appended) -> (usize, usize) {
+        self.rows.advance(appended)
     }
 
     /// Opens a file, and compares every checksum.

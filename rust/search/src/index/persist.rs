@@ -5,10 +5,10 @@
 
 use super::{Index, Kind, Settings};
 use crate::column::Column;
-use crate::file::{self, Record};
+use crate::file::{self, Extent, Record};
 use crate::finder::Finder;
 use crate::metric::Metric;
-use crate::rows::record::Told;
+use crate::rows::record::{Appended, Told};
 use crate::vectors::Vectors;
 use memmap2::Mmap;
 use polmrs_core::{Ctl, Dtype, Error, Result, dtype};
@@ -21,11 +21,27 @@ impl Index {
     /// Writes everything to a file that appears whole, in place of one that is there. Dead rows are dropped first.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`]; those of [`tidy`](Index::tidy).
     pub fn save(&mut self, path: &Path) -> Result<()> {
-        if self.rows.living() < self.rows.len() {
-            self.compact()?;
-        }
+        self.tidy()?;
+        let extent = self.write(path)?;
+        self.attach(path, extent);
+        Ok(())
+    }
+
+    /// Drops dead rows, which a file has not.
+    ///
+    /// # Errors
+    /// Those of making a thread pool.
+    pub fn tidy(&mut self) -> Result<()> {
+        if self.rows.living() < self.rows.len() { self.compact() } else { Ok(()) }
+    }
+
+    /// Writes everything, which is [tidy](Index::tidy), to a file that appears whole, in place of one that is there.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, path: &Path) -> Result<Extent> {
         let settings = self.settings;
         let rows: Vec<usize> = (0..self.rows.len()).collect();
         let mut content = self.rows.content(&rows, None);
@@ -39,21 +55,37 @@ impl Index {
         content.sections.push(("vectors", Cow::Borrowed(self.vectors.as_bytes())));
         content.sections.push(("rankings", Cow::Borrowed(bytemuck::cast_slice(&self.rankings))));
         content.sections.extend(self.finder.sections());
-        let extent = file::create(path, &content)?;
+        file::create(path, &content)
+    }
+
+    /// From now on what changes is added to this file, which was [written](Index::write) as the index is.
+    pub fn attach(&mut self, path: &Path, extent: Extent) {
         self.rows.attach(path, extent);
-        Ok(())
     }
 
     /// Adds to the file what has changed since it was saved, opened or brought up to date; how many rows and deletions.
     ///
     /// # Errors
-    /// [`Error::Usage`] if there is no file yet; [`Error::Exists`] if another process has written it; [`Error::Io`].
+    /// Those of [`append`](Index::append).
     pub fn sync(&mut self) -> Result<(usize, usize)> {
-        let vectors = &self.vectors;
-        self.rows.sync(|_, rows| {
-            let wide: Vec<f32> = rows.iter().flat_map(|row| vectors.row(*row).into_owned()).collect();
+        let appended = self.append()?;
+        Ok(self.advance(appended))
+    }
+
+    /// Adds to the file what it does not know.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there is no file yet; [`Error::Exists`] if another process has written it; [`Error::Io`].
+    pub fn append(&self) -> Result<Appended> {
+        self.rows.append(|_, rows| {
+            let wide: Vec<f32> = rows.iter().flat_map(|row| self.vectors.row(*row).into_owned()).collect();
             vec![("vectors", Cow::Owned(bytemuck::cast_slice(&wide).to_vec()))]
         })
+    }
+
+    /// From now on the file knows what was [added](Index::append) to it; how many rows and deletions.
+    pub fn advance(&mut self, appended: Appended) -> (usize, usize) {
+        self.rows.advance(appended)
     }
 
     /// Opens a file. With `mapped`, vectors and codes stay in it, and are read when they are looked at; their checksum is
@@ -64,8 +96,9 @@ impl Index {
     pub fn open(path: &Path, mapped: bool, verify: bool, ctl: &Ctl) -> Result<Index> {
         let opened = file::open(path, verify || !mapped)?;
         let wrong = |what: &str| Error::Checkpoint(format!("{}: {what}", path.display()));
-        let index = opened.records.first().and_then(|record| base(record, &opened.map));
-        let mut index = index.ok_or_else(|| wrong("its first record is damaged"))?;
+        let first = opened.records.first().filter(|record| !record.facts.contains_key("variant"));
+        let first = first.ok_or_else(|| wrong("an index of words, not of vectors; open it with BM25"))?;
+        let mut index = base(first, &opened.map).ok_or_else(|| wrong("its first record is damaged"))?;
         for record in &opened.records[1..] {
             replay(&mut index, record, &opened.map, ctl).ok_or_else(|| wrong("a record is damaged"))??;
         }

@@ -21,6 +21,15 @@ pub(super) struct Attached {
     pub(super) deleted: Option<Ids>,
 }
 
+/// What was added to a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Appended {
+    /// How many rows and deletions.
+    counts: (usize, usize),
+    /// How far it goes now, if it was written.
+    extent: Option<Extent>,
+}
+
 /// What a record says of rows.
 #[derive(Debug)]
 pub(crate) struct Told {
@@ -51,25 +60,31 @@ impl Rows {
         self.attached = Some(Attached { path: path.to_path_buf(), extent, rows: self.len, deleted: None });
     }
 
-    /// Adds to the file what has changed since it knew all; how many rows and deletions. The record has `more` of the rows
-    /// that are new, none of which is before a first.
+    /// Adds to the file what has changed since it knew all. The record has `more` of the rows that are new, none of which is
+    /// before a first.
     ///
     /// # Errors
     /// [`Error::Usage`] if there is no file yet; [`Error::Exists`] if another process has written it; [`Error::Io`].
-    pub(crate) fn sync(&mut self, more: impl FnOnce(usize, &[usize]) -> Sections<'static>) -> Result<(usize, usize)> {
+    pub(crate) fn append(&self, more: impl FnOnce(usize, &[usize]) -> Sections<'static>) -> Result<Appended> {
         let Some(Attached { path, extent, rows: first, deleted }) = &self.attached else {
             return Err(Error::Usage("sync: this index has no file yet; save it first".into()));
         };
         let rows: Vec<usize> = ones(&self.alive).filter(|row| row >= first).collect();
         let counts = (rows.len(), deleted.as_ref().map_or(0, Ids::len));
         if counts == (0, 0) {
-            return Ok(counts);
+            return Ok(Appended { counts, extent: None });
         }
         let mut content = self.content(&rows, deleted.as_ref());
         content.sections.extend(more(*first, &rows));
-        let (path, extent) = (path.clone(), file::append(path, *extent, &content)?);
-        self.attach(&path, extent);
-        Ok(counts)
+        Ok(Appended { counts, extent: Some(file::append(path, *extent, &content)?) })
+    }
+
+    /// From now on the file knows what was added to it; how many rows and deletions that were.
+    pub(crate) fn advance(&mut self, appended: Appended) -> (usize, usize) {
+        if let (Some(extent), Some(attached)) = (appended.extent, &mut self.attached) {
+            (attached.extent, attached.rows, attached.deleted) = (extent, self.len, None);
+        }
+        appended.counts
     }
 }
 
