@@ -203,7 +203,8 @@ def test_words_may_be_left_out_stemmed_or_split_by_the_caller():
 
 
 @pytest.mark.parametrize("names", [str, int])
-def test_what_is_saved_and_synced_opens_as_it_was(names, tmp_path):
+@pytest.mark.parametrize("mmap", [False, True])
+def test_what_is_saved_and_synced_opens_as_it_was(names, mmap, tmp_path):
     documents = texts(200)
     index = rag.BM25(variant="bm25+", k1=1.1, stopwords=["w3"])
     index.add([names(one) for one in range(100)], documents[:100], [{"at": one} for one in range(100)])
@@ -215,7 +216,7 @@ def test_what_is_saved_and_synced_opens_as_it_was(names, tmp_path):
         index.add([names(5)], ["w1 w2"])
         assert index.sync() == (51, 2 if first == 100 else 1)
     assert index.sync() == (0, 0)
-    opened = rag.BM25.open(tmp_path / "a")
+    opened = rag.BM25.open(tmp_path / "a", mmap=mmap, verify=True)
     assert len(opened) == len(index)
     assert opened.stats()["different"] == index.stats()["different"]
     for query in ["w1 w3 w20", "w100 w2"]:
@@ -226,6 +227,31 @@ def test_what_is_saved_and_synced_opens_as_it_was(names, tmp_path):
     opened.save(tmp_path / "b")
     assert len(rag.BM25.open(tmp_path / "b")) == len(index)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_mapped_index_leaves_postings_in_the_file_and_changes_as_any_other(tmp_path):
+    documents = texts(1300)
+    index = filled(documents[:1200])
+    index.save(tmp_path / "a")
+    mapped = rag.BM25.open(tmp_path / "a", mmap=True)
+    assert mapped.stats() == {**index.stats(), "bytes": 0}
+    for change in [
+        lambda one: one.add([1200], ["w1 w2 w2 never"]),
+        lambda one: one.delete(range(0, 1100, 3)),
+        lambda one: one.add(range(1150, 1250), documents[1150:1250]),
+        lambda one: one.delete(range(900)),  # and moves the rest together
+    ]:
+        change(index)
+        change(mapped)
+        for query in ["w1 w3 w20", "w2 never w300"]:
+            mine, wanted = mapped.search(query, 50), index.search(query, 50)
+            assert list(mine.ids) == list(wanted.ids)
+            assert np.array_equal(mine.scores, wanted.scores)
+    mapped.save(tmp_path / "a")
+    again = rag.BM25.open(tmp_path / "a", mmap=True)
+    assert again.stats() == {**index.stats(), "bytes": 0}
+    again.add([9000], ["w1"])
+    assert again.stats()["bytes"] < index.stats()["bytes"] / 8  # the documents of one word
 
 
 def test_damage_is_an_error_and_a_torn_tail_is_dropped(tmp_path):
@@ -249,6 +275,14 @@ def test_damage_is_an_error_and_a_torn_tail_is_dropped(tmp_path):
     rag.Index(3).save(tmp_path / "c")
     with pytest.raises(CheckpointError, match="an index of vectors, not of words"):
         rag.BM25.open(tmp_path / "c")
+    with pytest.raises(CheckpointError, match="an index of words, not of vectors"):
+        rag.Index.open(tmp_path / "a")
+    damaged = bytearray(whole)
+    damaged[-70] ^= 1  # a length, which a mapped file is believed
+    (tmp_path / "b").write_bytes(damaged)
+    assert len(rag.BM25.open(tmp_path / "b", mmap=True)) == 40
+    with pytest.raises(CheckpointError, match="damaged at byte 64"):
+        rag.BM25.open(tmp_path / "b", mmap=True, verify=True)
 
 
 def test_an_index_that_python_split_words_for_wants_the_same_again(tmp_path):

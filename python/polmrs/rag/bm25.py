@@ -104,20 +104,31 @@ class BM25:
         cls,
         path: PathLike,
         *,
+        mmap: bool = False,
+        verify: bool = False,
         stemmer: Callable[[str], str] | None = None,
         splitter: Callable[[str], Iterable[str]] | None = None,
     ) -> Self:
-        """Opens a file that :meth:`save` wrote and :meth:`sync` may have added to, and compares every checksum.
+        """Opens a file that :meth:`save` wrote and :meth:`sync` may have added to.
 
         A process that died while it added leaves the file as it was before. The file is not a pickle and runs no code, so a
         ``stemmer`` and a ``splitter`` must be given again.
+
+        Args:
+            path: The file.
+            mmap: Leave postings and lengths in the file, shared between processes, and read them when they are looked at;
+                words and ids are in memory. The postings of a word are copied into memory when a document with it is added.
+            verify: Compare the checksum of all bytes, which takes as long as reading them; without ``mmap`` that is done
+                in any case.
+            stemmer: The one that the index was made with.
+            splitter: Likewise.
 
         Raises:
             NotFoundError: There is no such file.
             CheckpointError: It is no index of words, of another version, or damaged.
             UsageError: It was made with a stemmer or a splitter and none is given, or the other way round.
         """
-        native = _core.search.Bm25.open(os.fspath(path))
+        native = _core.search.Bm25.open(os.fspath(path), mmap, verify)
         *_, stopwords, note = native.settings()
         for name, wanted in json.loads(note or "{}").items():
             if wanted != ({"stemmer": stemmer, "splitter": splitter}.get(name) is not None):

@@ -32,7 +32,7 @@ class VectorIndex(Protocol):
 class Hybrid:
     """An index of vectors and one of words under the same ids, whose rankings are fused.
 
-    Both stay what they are: save, open and search them on their own as you like.
+    Both stay what they are: save, open (with ``mmap=True``, too) and search them on their own as you like.
 
     >>> embed = lambda texts: np.array([[text.count("a"), text.count("o")] for text in texts], np.float32)
     >>> from polmrs.rag import Index

@@ -40,8 +40,8 @@ impl Bm25 {
 
     /// Opens a file.
     #[staticmethod]
-    fn open(py: Python<'_>, path: PathBuf) -> PyResult<Bm25> {
-        Ok(Bm25(Shared::new(long(py, None, |_| bm25::Bm25::open(&path))?)))
+    fn open(py: Python<'_>, path: PathBuf, mapped: bool, verify: bool) -> PyResult<Bm25> {
+        Ok(Bm25(Shared::new(long(py, None, |_| bm25::Bm25::open(&path, mapped, verify))?)))
     }
 
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {

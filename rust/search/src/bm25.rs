@@ -22,56 +22,25 @@
 //! scored in f64 and rounded once.
 
 mod formula;
+mod inverted;
 mod persist;
 mod scan;
+mod search;
 mod words;
 
 pub use formula::{Formula, Variant};
-use words::{Bag, Vocabulary};
+pub use search::Query;
 pub use words::{Splitter, Texts};
 
-use crate::bitmap::ones;
+use crate::column::Column;
 use crate::filter::Filter;
 use crate::ids::Ids;
-use crate::index::{Hits, ranked};
 use crate::rows::Rows;
-use crate::shares::in_shares;
+use inverted::{Bags, Term};
 use polmrs_core::{Ctl, Error, Result};
-use scan::{Part, candidates};
 use serde_json::{Map, Value as Json};
-use std::borrow::Cow;
-use std::ops::Range;
 use std::sync::OnceLock;
-
-/// A document that has a word, and how often.
-#[derive(Clone, Copy, Debug)]
-struct Posting {
-    row: u32,
-    count: f32,
-}
-
-/// The documents that have a word, dead ones too, in order.
-#[derive(Clone, Debug, Default)]
-struct Term {
-    postings: Vec<Posting>,
-    /// How many of them live.
-    living: u32,
-    /// The largest count.
-    most: f32,
-}
-
-/// What to look for.
-#[derive(Clone, Copy, Debug)]
-pub struct Query<'a> {
-    /// Each is a text.
-    pub texts: &'a Texts,
-    /// At most how many documents each finds.
-    pub k: usize,
-    /// Which documents count.
-    pub filter: Option<&'a Filter>,
-    /// The lowest score that counts.
-    pub min_score: Option<f32>,
-}
+use words::{Bag, Vocabulary};
 
 /// Documents under names, searched by their words.
 #[derive(Debug)]
@@ -83,10 +52,10 @@ pub struct Bm25 {
     rows: Rows,
     vocabulary: Vocabulary,
     terms: Vec<Term>,
-    /// Of all documents, dead ones too: the words of each, once, and where they end.
-    words: Vec<u32>,
-    ends: Vec<usize>,
-    lengths: Vec<u64>,
+    /// What a document is taken out of the statistics by; of an opened file, made when that is first done.
+    bags: Option<Bags>,
+    /// Of all documents, dead ones too, in words.
+    lengths: Column<u64>,
     /// The words of all living documents.
     total: u64,
     /// [`Formula::half`] of every document, infinite for dead ones; made at the first search after a change.
@@ -118,9 +87,8 @@ impl Bm25 {
             rows: Rows::new(),
             vocabulary: Vocabulary::new(),
             terms: Vec::new(),
-            words: Vec::new(),
-            ends: Vec::new(),
-            lengths: Vec::new(),
+            bags: Some(Bags::default()),
+            lengths: Column::default(),
             total: 0,
             halves: OnceLock::new(),
         })
@@ -156,10 +124,10 @@ impl Bm25 {
         (self.total, self.terms.iter().filter(|term| term.living > 0).count())
     }
 
-    /// Bytes of postings and of the words of each document.
+    /// Bytes in memory of postings and of the words of each document.
     pub fn bytes(&self) -> usize {
-        let postings: usize = self.terms.iter().map(|term| size_of_val(term.postings.as_slice())).sum();
-        postings + size_of_val(self.words.as_slice())
+        let postings: usize = self.terms.iter().map(|term| term.postings.bytes()).sum();
+        postings + self.bags.as_ref().map_or(0, Bags::bytes)
     }
 
     /// Adds documents, with as many metadata or none; one whose id is there already replaces it, metadata and all. Of two
@@ -207,36 +175,34 @@ impl Bm25 {
     fn push(&mut self, ids: &Ids, bags: &[Bag], metadata: &[Map<String, Json>]) {
         self.terms.resize_with(self.vocabulary.len(), Term::default);
         for (row, bag) in (self.rows.len()..).zip(bags) {
-            let mut length = 0.0;
             for (word, count) in bag {
-                let term = &mut self.terms[*word as usize];
-                term.postings.push(Posting { row: row as u32, count: *count }); // `check` saw that rows fit
-                term.living += 1;
-                term.most = term.most.max(*count);
-                length += f64::from(*count);
-                self.words.push(*word);
+                self.terms[*word as usize].push(row as u32, *count); // `check` saw that rows fit
             }
-            self.ends.push(self.words.len());
-            self.lengths.push(length as u64);
-            self.total += length as u64;
+            if let Some(bags) = &mut self.bags {
+                bags.push(bag);
+            }
+            let length = bag.iter().map(|(_, count)| u64::from(*count)).sum();
+            self.lengths.to_mut().push(length);
+            self.total += length;
         }
-        for row in self.rows.push(ids, metadata) {
-            self.uncount(row);
-        }
+        let replaced = self.rows.push(ids, metadata);
+        self.uncount(&replaced);
         self.settle();
     }
 
-    /// Takes a document out of the statistics.
-    fn uncount(&mut self, row: u32) {
-        for word in &self.words[self.span(row as usize)] {
-            self.terms[*word as usize].living -= 1;
+    /// Takes documents out of the statistics.
+    fn uncount(&mut self, rows: &[u32]) {
+        if rows.is_empty() {
+            return;
         }
-        self.total -= self.lengths[row as usize];
-    }
-
-    /// Where the words of a document are.
-    fn span(&self, row: usize) -> Range<usize> {
-        row.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[row]
+        let bags = self.bags.get_or_insert_with(|| Bags::turned(&self.terms, self.rows.len()));
+        for row in rows {
+            for word in bags.words(*row as usize) {
+                let living = &mut self.terms[*word as usize].living;
+                *living = living.saturating_sub(1); // a damaged file may have a word twice
+            }
+            self.total -= self.lengths[*row as usize];
+        }
     }
 
     /// Deletes; how many were there.
@@ -255,9 +221,7 @@ impl Bm25 {
     }
 
     fn delete_rows(&mut self, rows: &[u32]) -> usize {
-        for row in rows {
-            self.uncount(*row);
-        }
+        self.uncount(rows);
         self.rows.delete(rows);
         self.settle();
         rows.len()
@@ -280,21 +244,12 @@ impl Bm25 {
             places[*from] = to as u32;
         }
         for term in &mut self.terms {
-            for posting in &mut term.postings {
-                posting.row = places[posting.row as usize];
-            }
-            term.postings.retain(|posting| posting.row != u32::MAX);
-            term.most = term.postings.iter().fold(0.0, |most, posting| most.max(posting.count));
+            term.keep(&places);
         }
-        let spans = keep.iter().map(|row| self.span(*row));
-        let words: Vec<&[u32]> = spans.map(|span| &self.words[span]).collect();
-        let ends = words.iter().scan(0, |end, words| {
-            *end += words.len();
-            Some(*end)
-        });
-        self.ends = ends.collect();
-        self.words = words.concat();
-        self.lengths = keep.iter().map(|row| self.lengths[*row]).collect();
+        if let Some(bags) = &mut self.bags {
+            bags.keep(&keep);
+        }
+        self.lengths.keep(1, &keep);
         self.halves.take();
     }
 
@@ -305,81 +260,11 @@ impl Bm25 {
     pub fn metadata(&self, ids: &Ids) -> Result<Vec<Option<Map<String, Json>>>> {
         self.rows.metadata(ids)
     }
-
-    /// The best documents of every query: those that have a word of it with any weight.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] for `k` of 0; [`Error::Cancelled`].
-    pub fn search(&self, query: Query<'_>, ctl: &Ctl) -> Result<Hits> {
-        if query.k == 0 {
-            return Err(Error::Usage("k: 0 is not at least 1".into()));
-        }
-        let halves = self.halves(query.filter);
-        let find = |queries: Range<usize>| {
-            let mut sums = vec![0.0; self.rows.len()];
-            queries.map(|one| self.best(one, query, &halves, &mut sums)).collect()
-        };
-        Ok(Hits::of(&self.rows.names, in_shares(query.texts.len(), ctl, find)?))
-    }
-
-    /// [`Formula::half`] of the documents that live and pass, infinite for the others: they get nothing of any word.
-    fn halves(&self, filter: Option<&Filter>) -> Cow<'_, [f32]> {
-        let all = self.halves.get_or_init(|| {
-            let mut halves = vec![f32::INFINITY; self.rows.len()];
-            for row in ones(&self.rows.eligible(None)) {
-                halves[row] = self.half(row) as f32;
-            }
-            halves
-        });
-        let Some(filter) = filter else { return Cow::Borrowed(all) };
-        let mut halves = vec![f32::INFINITY; all.len()];
-        for row in ones(&self.rows.eligible(Some(filter))) {
-            halves[row] = all[row];
-        }
-        Cow::Owned(halves)
-    }
-
-    fn half(&self, row: usize) -> f64 {
-        self.formula.half(self.lengths[row] as f64 * self.len() as f64 / self.total.max(1) as f64)
-    }
-
-    /// The best documents of one query, equal ones by row. `sums` are zeros, and are again.
-    fn best(&self, one: usize, query: Query<'_>, halves: &[f32], sums: &mut [f32]) -> Vec<(f32, u32)> {
-        let all = self.len() as f64;
-        let (scale, _) = self.formula.scale();
-        let least = self.formula.half(0.0);
-        let asked = query.texts.asked(one, &self.splitter, &self.vocabulary).into_iter();
-        let known = asked.map(|(word, times)| (&self.terms[word as usize], times)).filter(|(term, _)| term.living > 0);
-        let parts: Vec<Part<'_>> = known
-            .map(|(term, times)| {
-                let (weight, most) = (times * self.formula.idf(f64::from(term.living), all), f64::from(term.most));
-                Part { term, weight, bound: (weight * scale * most / (most + least)) as f32 }
-            })
-            .collect();
-        let mut order: Vec<&Part<'_>> = parts.iter().collect();
-        order.sort_by(|a, b| b.bound.total_cmp(&a.bound));
-        let found = candidates(&order, query.k, scale as f32, halves, sums);
-        sums.fill(0.0);
-        ranked(found.into_iter().map(|row| (self.score(&parts, row), row)).collect(), query.k, query.min_score)
-    }
-
-    /// The score of a document, rounded once.
-    fn score(&self, parts: &[Part<'_>], row: u32) -> f32 {
-        let (scale, floor) = self.formula.scale();
-        let half = self.half(row as usize);
-        let gain = |part: &Part<'_>| {
-            let found = part.term.postings.binary_search_by_key(&row, |posting| posting.row);
-            let count = found.map_or(0.0, |at| f64::from(part.term.postings[at].count));
-            part.weight * (scale * count / (count + half) + floor)
-        };
-        parts.iter().map(gain).sum::<f64>() as f32
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
     fn an_addition_that_is_cancelled_adds_nothing() {
@@ -412,34 +297,5 @@ mod tests {
         assert_eq!(found(&index), one);
         assert!(matches!(index.commit(beer), Err(Error::Usage(_)))); // its word has the number of another now
         assert_eq!((found(&index), index.counts()), (one, (2, 2)));
-    }
-
-    proptest! {
-        #[test]
-        fn the_scan_misses_nothing_that_scoring_everything_finds(
-            documents in proptest::collection::vec(proptest::collection::vec(0u8..30, 0..12), 1..300),
-            asked in proptest::collection::vec(0u8..30, 0..12),
-            k in 1usize..20,
-            variant in 0usize..5,
-            b in 0.0f64..=1.0,
-        ) {
-            let words = |numbers: &Vec<u8>| numbers.iter().map(|n| format!("w{}", u32::from(*n).pow(2) / 30)).collect::<Vec<_>>();
-            let formula = Formula { variant: Variant::NAMES[variant].1, k1: 1.2, b, delta: 0.5 };
-            let mut index = Bm25::new(formula, Splitter::default(), String::new()).unwrap();
-            let ids = Ids::Numbers((0..documents.len() as i64).collect());
-            index.add(&ids, &Texts::Split(documents.iter().map(words).collect()), &[], &Ctl::new()).unwrap();
-            let texts = Texts::Split(vec![words(&asked)]);
-            let query = Query { texts: &texts, k, filter: None, min_score: None };
-            let hits = index.search(query, &Ctl::new()).unwrap();
-
-            let parts: Vec<Part<'_>> = texts.asked(0, &index.splitter, &index.vocabulary).into_iter().map(|(word, times)| {
-                let term = &index.terms[word as usize];
-                Part { term, weight: times * formula.idf(f64::from(term.living), documents.len() as f64), bound: 0.0 }
-            }).collect();
-            let least = parts.iter().map(|part| part.weight * formula.scale().1).sum::<f64>() as f32;
-            let every: Vec<(f32, u32)> = (0..documents.len() as u32).map(|row| (index.score(&parts, row), row)).collect();
-            let wanted = ranked(every.into_iter().filter(|(score, _)| *score > least).collect(), k, None);
-            prop_assert_eq!(hits, Hits::of(&index.rows.names, vec![wanted]));
-        }
     }
 }

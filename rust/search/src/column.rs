@@ -27,6 +27,14 @@ impl<T: Pod> Column<T> {
         Some(Column::Mapped(file.clone(), range))
     }
 
+    /// The next numbers of a part of a mapped file, which is shorter then; nothing if there are not so many.
+    pub(crate) fn take(file: &Arc<Mmap>, part: &mut Range<usize>, len: usize) -> Option<Column<T>> {
+        let end = part.start.checked_add(len.checked_mul(size_of::<T>())?).filter(|end| *end <= part.end)?;
+        let column = Column::map(file, part.start..end)?;
+        part.start = end;
+        Some(column)
+    }
+
     /// For changing.
     pub fn to_mut(&mut self) -> &mut Vec<T> {
         if let Column::Mapped(..) = self {

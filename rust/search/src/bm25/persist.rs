@@ -1,8 +1,11 @@
 //! The documents as a file. A record holds documents as words, with their postings, and the ids to delete before they are
-//! added; the first record is everything, and opening replays them all.
+//! added. The first is everything, and has the lengths of documents and the largest counts of words too, so that postings may
+//! stay in the file; those after it are replayed when the file is opened.
 
+use super::inverted::{Posting, Term, counted};
 use super::words::{MOST, Vocabulary};
-use super::{Bm25, Formula, Splitter, Term, Variant};
+use super::{Bm25, Formula, Splitter, Variant};
+use crate::column::Column;
 use crate::file::{self, Extent, Record, Sections};
 use crate::rows::record::{Appended, Told};
 use memmap2::Mmap;
@@ -11,6 +14,10 @@ use serde_json::json;
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
+
+/// More words than any documents have: their sum is a whole number in f64.
+const MOST_WORDS: u64 = 1 << 52;
 
 impl Bm25 {
     /// Writes everything to a file that appears whole, in place of one that is there. Dead documents are dropped first.
@@ -47,6 +54,9 @@ impl Bm25 {
         content.facts.insert("stopwords".into(), json!(self.splitter.stopwords));
         content.facts.insert("note".into(), self.note.as_str().into());
         content.sections.extend(sections(&self.vocabulary, &self.terms, 0, &rows));
+        let most = self.terms.iter().filter(|term| !term.postings.is_empty()).map(|term| term.most);
+        content.sections.push(("most", Cow::Owned(bytemuck::cast_slice(&most.collect::<Vec<u32>>()).to_vec())));
+        content.sections.push(("lengths", Cow::Borrowed(bytemuck::cast_slice(&self.lengths))));
         file::create(path, &content)
     }
 
@@ -77,18 +87,26 @@ impl Bm25 {
         self.rows.advance(appended)
     }
 
-    /// Opens a file, and compares every checksum.
+    /// Opens a file. With `mapped`, postings and lengths stay in it, and are read when they are looked at; their checksum is
+    /// compared only if `verify` is set. Words whose documents have changed since are in memory.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Io`], or [`Error::Checkpoint`] that says what is wrong with the file.
-    pub fn open(path: &Path) -> Result<Bm25> {
-        let opened = file::open(path, true)?;
+    pub fn open(path: &Path, mapped: bool, verify: bool) -> Result<Bm25> {
+        let opened = file::open(path, verify || !mapped)?;
         let wrong = |what: &str| Error::Checkpoint(format!("{}: {what}", path.display()));
         let first = opened.records.first().filter(|record| record.facts.contains_key("variant"));
         let first = first.ok_or_else(|| wrong("an index of vectors, not of words; open it with Index"))?;
-        let mut index = empty(first).ok_or_else(|| wrong("its first record is damaged"))?;
-        for record in &opened.records {
+        let index = base(first, &opened.map, mapped);
+        let mut index = index.ok_or_else(|| wrong("its first record is damaged"))?;
+        for record in &opened.records[1..] {
             replay(&mut index, record, &opened.map).ok_or_else(|| wrong("a record is damaged"))??;
+        }
+        if !mapped {
+            index.lengths.to_mut();
+            for term in &mut index.terms {
+                term.postings.to_mut();
+            }
         }
         index.rows.attach(path, opened.extent);
         Ok(index)
@@ -106,11 +124,11 @@ fn sections(vocabulary: &Vocabulary, terms: &[Term], first: usize, rows: &[usize
     let (mut text, mut word_ends, mut postings, mut ends) = (String::new(), Vec::new(), Vec::new(), Vec::new());
     for (word, number) in words {
         let all = &terms[number as usize].postings;
-        let new = &all[all.partition_point(|posting| (posting.row as usize) < first)..];
+        let new = &all[all.partition_point(|[row, _]| (*row as usize) < first)..];
         let before = postings.len();
-        postings.extend(new.iter().filter_map(|posting| {
-            let row = *places.get(posting.row as usize - first).filter(|place| **place != u32::MAX)?;
-            Some([row, posting.count as u32])
+        postings.extend(new.iter().filter_map(|[row, count]| {
+            let place = *places.get((*row as usize).checked_sub(first)?).filter(|place| **place != u32::MAX)?;
+            Some([place, *count])
         }));
         if postings.len() > before {
             text.push_str(word);
@@ -142,6 +160,44 @@ fn empty(record: &Record) -> Option<Bm25> {
     Bm25::new(formula, Splitter { stopwords }, facts.get("note")?.as_str()?.into()).ok()
 }
 
+/// Everything, from the first record; nothing if it does not fit together. Postings are looked at if they will not stay where
+/// they are, or if the file is of those that lack what is known by that.
+fn base(record: &Record, map: &Arc<Mmap>, mapped: bool) -> Option<Bm25> {
+    let mut index = empty(record)?;
+    let Told { ids, metadata, .. } = Told::of(record, map)?;
+    index.rows.check(&ids, &metadata).ok()?;
+    index.rows.push(&ids, &metadata).is_empty().then_some(())?;
+    index.bags = None;
+    let numbers = |name: &str| Column::<u64>::map(map, record.section(name)?);
+    let text = std::str::from_utf8(&map[record.section("words")?]).ok()?;
+    let (word_ends, ends) = (numbers("word_ends")?, numbers("posting_ends")?);
+    (word_ends.len() == ends.len()).then_some(())?;
+    let (mut rest, mut at, mut start) = (record.section("postings")?, 0, 0);
+    for (word_end, end) in word_ends.iter().zip(ends.iter()) {
+        let (word_end, end) = (usize::try_from(*word_end).ok()?, usize::try_from(*end).ok()?);
+        let number = index.vocabulary.len() as u32;
+        index.vocabulary.insert(text.get(at..word_end)?.into(), number).is_none().then_some(())?;
+        let postings: Column<Posting> = Column::take(map, &mut rest, end.checked_sub(start)?)?;
+        (1..=ids.len()).contains(&postings.len()).then_some(())?;
+        let living = postings.len() as u32; // no more than rows, of which `check` saw that they fit
+        index.terms.push(Term { postings, living, most: 0 });
+        (at, start) = (word_end, end);
+    }
+    index.lengths = match record.section("lengths").zip(record.section("most")).filter(|_| mapped) {
+        Some((lengths, most)) => {
+            let most = Column::<u32>::map(map, most)?;
+            (most.len() == index.terms.len() && most.iter().all(|most| *most > 0)).then_some(())?;
+            index.terms.iter_mut().zip(most.iter()).for_each(|(term, most)| term.most = *most);
+            Column::map(map, lengths)?
+        }
+        None => Column::Owned(counted(&mut index.terms, ids.len())?),
+    };
+    (index.lengths.len() == ids.len()).then_some(())?;
+    let total = index.lengths.iter().try_fold(0u64, |sum, length| sum.checked_add(*length));
+    index.total = total.filter(|total| *total <= MOST_WORDS)?;
+    Some(index)
+}
+
 /// Deletes and adds what a record says; nothing if it does not fit together.
 fn replay(index: &mut Bm25, record: &Record, map: &Mmap) -> Option<Result<()>> {
     let section = |name: &str| record.section(name).map(|range| &map[range]);
@@ -168,7 +224,7 @@ fn replay(index: &mut Bm25, record: &Record, map: &Mmap) -> Option<Result<()>> {
                 return None;
             }
             before = Some(*row);
-            bags.get_mut(*row as usize)?.push((number, *count as f32));
+            bags.get_mut(*row as usize)?.push((number, *count));
         }
         (at, start) = (word_end, end);
     }
@@ -181,6 +237,7 @@ mod tests {
     use super::*;
     use crate::bm25::{Query, Texts};
     use crate::file::Content;
+    use crate::ids::Ids;
     use polmrs_core::Ctl;
     use proptest::prelude::*;
     use serde_json::Value as Json;
@@ -193,6 +250,9 @@ mod tests {
             word_ends in proptest::collection::vec(0u64..10, 0..5),
             postings in proptest::collection::vec((0u32..6, prop_oneof![Just(0u32), 1u32..4, Just(u32::MAX)]), 0..8),
             ends in proptest::collection::vec(0u64..10, 0..5),
+            most in proptest::collection::vec(0u32..4, 0..5),
+            lengths in proptest::collection::vec(prop_oneof![0u64..9, Just(u64::MAX)], 0..6),
+            mapped in any::<bool>(),
         ) {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("index");
@@ -200,23 +260,36 @@ mod tests {
                 "rows": ids.len()});
             let Json::Object(facts) = facts else { unreachable!() };
             let postings: Vec<[u32; 2]> = postings.into_iter().map(|(row, count)| [row, count]).collect();
-            let sections: [(&'static str, &[u8]); 6] = [
+            let sections: [(&'static str, &[u8]); 8] = [
                 ("ids", bytemuck::cast_slice(&ids)),
                 ("metadata", b"[]"),
                 ("words", text.as_bytes()),
                 ("word_ends", bytemuck::cast_slice(&word_ends)),
                 ("postings", bytemuck::cast_slice(&postings)),
                 ("posting_ends", bytemuck::cast_slice(&ends)),
+                ("most", bytemuck::cast_slice(&most)),
+                ("lengths", bytemuck::cast_slice(&lengths)),
             ];
             let sections = sections.map(|(name, bytes)| (name, Cow::Borrowed(bytes))).to_vec();
             file::create(&path, &Content { facts, sections }).unwrap();
-            if let Ok(mut index) = Bm25::open(&path) {
+            if let Ok(mut index) = Bm25::open(&path, mapped, true) {
                 let texts = Texts::Split(vec![vec!["a".into(), "b".into(), text.clone()]]);
                 let query = Query { texts: &texts, k: 3, filter: None, min_score: None };
                 let hits = index.search(query, &Ctl::new()).unwrap();
+                if mapped {
+                    // Nobody has looked at the postings, so this is all that is asked of them.
+                    index.add(&Ids::Numbers(vec![1, 7]), &Texts::Plain(vec!["ab a".into(); 2]), &[], &Ctl::new()).unwrap();
+                    index.delete(&Ids::Numbers((-3..5).collect())).unwrap();
+                    index.search(query, &Ctl::new()).unwrap();
+                    index.save(&path).unwrap();
+                    return Ok(());
+                }
                 prop_assert!(hits.scores.iter().all(|score| score.is_finite()));
                 index.save(&path).unwrap();
-                prop_assert_eq!(Bm25::open(&path).unwrap().search(query, &Ctl::new()).unwrap(), hits);
+                for mapped in [false, true] {
+                    let opened = Bm25::open(&path, mapped, false).unwrap();
+                    prop_assert_eq!(opened.search(query, &Ctl::new()).unwrap(), hits.clone());
+                }
             }
         }
     }

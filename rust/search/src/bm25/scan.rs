@@ -3,7 +3,7 @@
 //! Parts come with the largest bound first. Once the `k`-th best sum is above all that the parts that are left can add, a row
 //! that no part has met cannot come in any more; if those that still can are few, they are looked up in the parts that are left.
 
-use super::{Posting, Term};
+use super::inverted::{Posting, Term};
 use crate::shortlist::Shortlist;
 
 /// A word of a query.
@@ -43,21 +43,23 @@ pub(super) fn candidates(parts: &[&Part<'_>], k: usize, scale: f32, halves: &[f3
             }
         }
         let weight = part.weight as f32 * scale;
-        for posting in &part.term.postings {
-            let row = posting.row as usize;
-            sums[row] += weight * posting.count / (posting.count + halves[row]);
+        for [row, count] in part.term.postings.iter() {
+            // In a damaged file, a document may not be there.
+            if let (Some(sum), Some(half)) = (sums.get_mut(*row as usize), halves.get(*row as usize)) {
+                *sum += weight * *count as f32 / (*count as f32 + half);
+            }
         }
         left -= part.term.postings.len();
         done += 1;
     }
     let mut found = found.unwrap_or_else(|| shortlist(sums, k, [slack; 2], least).finish());
     for (at, part) in parts.iter().enumerate().skip(done) {
-        let (mut postings, weight) = (part.term.postings.as_slice(), part.weight as f32 * scale);
+        let (mut postings, weight) = (&*part.term.postings, part.weight as f32 * scale);
         let mut list = Shortlist::new(k);
         for row in found.iter().map(|candidate| candidate.slot as usize) {
             postings = seek(postings, row as u32);
-            if let Some(posting) = postings.first().filter(|posting| posting.row as usize == row) {
-                sums[row] += weight * posting.count / (posting.count + halves[row]);
+            if let Some([_, count]) = postings.first().filter(|[there, _]| *there as usize == row) {
+                sums[row] += weight * *count as f32 / (*count as f32 + halves[row]);
             }
             let above = rest[at + 1] + slack;
             list.push(sums[row] + above, above + slack, row as u32);
@@ -86,9 +88,9 @@ fn shortlist(sums: &[f32], k: usize, [above, below]: [f32; 2], least: f32) -> Sh
 /// The postings from a row on, which is likely near.
 fn seek(postings: &[Posting], row: u32) -> &[Posting] {
     let mut reach = 1;
-    while postings.get(reach).is_some_and(|posting| posting.row < row) {
+    while postings.get(reach).is_some_and(|[there, _]| *there < row) {
         reach *= 2;
     }
     let (low, high) = (reach / 2, reach.min(postings.len()));
-    &postings[low + postings[low..high].partition_point(|posting| posting.row < row)..]
+    &postings[low + postings[low..high].partition_point(|[there, _]| *there < row)..]
 }

@@ -23,9 +23,9 @@ pub enum Texts {
 pub(super) type Vocabulary = HashMap<Box<str>, u32>;
 
 /// The words of a document, by number, and how often each is there.
-pub(super) type Bag = Vec<(u32, f32)>;
+pub(super) type Bag = Vec<(u32, u32)>;
 
-/// Counts are whole numbers in f32.
+/// The largest count: those beyond are no whole numbers in f32.
 pub(super) const MOST: u32 = 1 << 24;
 
 impl Splitter {
@@ -77,7 +77,7 @@ impl Texts {
             });
             numbers.sort_unstable();
             let counted = numbers.chunk_by(|a, b| a == b);
-            Ok(counted.map(|same| (same[0], same.len().min(MOST as usize) as f32)).collect())
+            Ok(counted.map(|same| (same[0], same.len().min(MOST as usize) as u32)).collect())
         };
         let bags: Result<Vec<Bag>> = (0..self.len()).map(bag).collect();
         Ok((bags?, new))

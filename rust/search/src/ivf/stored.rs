@@ -5,7 +5,6 @@ use super::{List, Lists};
 use crate::column::Column;
 use crate::factors::Factors;
 use crate::staged::Staged;
-use bytemuck::Pod;
 use memmap2::Mmap;
 use serde_json::{Value as Json, json};
 use std::borrow::Cow;
@@ -64,12 +63,13 @@ impl Lists {
         for (size, [coarse, refined]) in sizes.iter().zip(sums.iter()) {
             let size = usize::try_from(*size).ok().filter(|size| *size <= rows)?;
             let empty = Staged::new(dim);
-            let numbers = take::<u32>(map, &mut parts[0], size)?;
+            let numbers = Column::<u32>::take(map, &mut parts[0], size)?;
             numbers.iter().all(|row| (*row as usize) < rows).then_some(())?;
-            let signs = take(map, &mut parts[1], empty.signs.bytes_of(size))?;
-            let [scales, offsets] = [take(map, &mut parts[2], size)?, take(map, &mut parts[3], size)?];
-            let levels = take(map, &mut parts[4], empty.rows.bytes_of(size))?;
-            let [fine_scales, fine_offsets] = [take(map, &mut parts[5], size)?, take(map, &mut parts[6], size)?];
+            let signs = Column::take(map, &mut parts[1], empty.signs.bytes_of(size))?;
+            let [scales, offsets] = [Column::take(map, &mut parts[2], size)?, Column::take(map, &mut parts[3], size)?];
+            let levels = Column::take(map, &mut parts[4], empty.rows.bytes_of(size))?;
+            let [fine_scales, fine_offsets] =
+                [Column::take(map, &mut parts[5], size)?, Column::take(map, &mut parts[6], size)?];
             let codes = Staged {
                 signs: empty.signs.with(size, signs)?,
                 rows: empty.rows.with(size, levels)?,
@@ -93,12 +93,4 @@ impl Lists {
             list.codes.to_mut();
         }
     }
-}
-
-/// The next numbers of a part of a file.
-fn take<T: Pod>(map: &Arc<Mmap>, part: &mut Range<usize>, len: usize) -> Option<Column<T>> {
-    let end = part.start.checked_add(len.checked_mul(size_of::<T>())?).filter(|end| *end <= part.end)?;
-    let column = Column::map(map, part.start..end)?;
-    part.start = end;
-    Some(column)
 }
