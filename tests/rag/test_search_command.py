@@ -62,6 +62,33 @@ def test_lines_bring_names_and_metadata(tmp_path):
     assert line["ids"] == index.search(vectors[3], 3, filter={"part": 0}).ids
 
 
+def test_an_index_of_words_is_asked_by_lines_of_text(tmp_path):
+    index = rag.BM25(stopwords=["the"])
+    index.add(["red", "white"], ["The red wine", "white wine, white bread"], [{"at": 1}, {"at": 2}])
+    index.save(tmp_path / "words")
+    (tmp_path / "asked.txt").write_text('the WINE\n\nwhite\n{"id": "q", "text": "bread"}')
+    wanted = index.search(["wine", "white", "bread"], 2)
+    for more in [(), ("--mmap",)]:
+        done = polmrs("query", "words", "asked.txt", "-k", 2, *more, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [line["query"] for line in lines] == [0, 1, "q"]
+        assert [line["ids"] for line in lines] == wanted.ids
+        for line, scores in zip(lines, wanted.scores, strict=True):
+            assert np.array_equal(np.array(line["scores"], np.float32), scores)
+    done = polmrs("query", "words", "asked.txt", "--filter", '{"at": 2}', folder=tmp_path)
+    assert [json.loads(line)["ids"] for line in done.stdout.splitlines()] == [["white"]] * 3
+    rag.BM25(stemmer=str.title).save(tmp_path / "stemmed")
+    (tmp_path / "bad.txt").write_text('wine\n{"query": "wine"}')
+    for args, code, message in [
+        (("words", "bad.txt"), 3, 'query 2: has no "text"'),
+        (("words", "asked.txt", "--effort", 3), 2, "--effort: an index of words has no use for it"),
+        (("stemmed", "asked.txt"), 2, "was made with a stemmer, a function of Python"),
+    ]:
+        done = polmrs("query", *args, folder=tmp_path)
+        assert (done.returncode, message in done.stderr) == (code, True), (args, done.stderr)
+
+
 def test_what_is_wrong_is_named(tmp_path):
     np.save(tmp_path / "flat.npy", np.ones(4, np.float32))
     np.save(tmp_path / "whole.npy", np.ones((4, 4), np.int64))

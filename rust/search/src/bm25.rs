@@ -29,6 +29,7 @@ mod search;
 mod words;
 
 pub use formula::{Formula, Variant};
+pub(crate) use persist::is_of_words;
 pub use search::Query;
 pub use words::{Splitter, Texts};
 

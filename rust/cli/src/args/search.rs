@@ -57,9 +57,9 @@ pub(crate) struct Build {
 
 #[derive(Debug, Group)]
 pub(crate) struct Query {
-    /// The index
+    /// The index: of vectors, or of words as polmrs.rag.BM25 saves it
     pub(crate) index: PathBuf,
-    /// The queries, as vectors of `polmrs search build`; ids name them
+    /// The queries, as vectors of `polmrs search build`; for words, lines of text or JSON Lines with a text. Ids name them
     pub(crate) queries: PathBuf,
     /// How many hits a query has at most
     #[arg(short, long, value_name = "N", default_value_t = 10)]
@@ -76,7 +76,7 @@ pub(crate) struct Query {
     /// Give the estimates of codes for scores, and read no full vector
     #[arg(long)]
     pub(crate) no_rescore: bool,
-    /// Leave vectors in the file, and read those that are looked at
+    /// Leave vectors or postings in the file, and read those that are looked at
     #[arg(long)]
     pub(crate) mmap: bool,
 }

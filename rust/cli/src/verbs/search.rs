@@ -1,15 +1,17 @@
-//! `polmrs search build | query`: indexes of vectors without Python.
+//! `polmrs search build | query`: indexes of vectors without Python, and queries to those of words.
 
 mod input;
+mod words;
 
 use crate::args::search::{Build, Kind, Metric, Query, Search, SearchVerb, Storage};
 use crate::progress::shown;
 use crate::text::bytes;
 use input::Rows;
 use polmrs_core::{Ctl, Dtype, Error, Result};
+use polmrs_search::bm25::Bm25;
 use polmrs_search::filter::Filter;
 use polmrs_search::ids::Ids;
-use polmrs_search::index::{self, Index, Settings};
+use polmrs_search::index::{self, Hits, Index, Settings};
 use polmrs_search::metric;
 use serde_json::{Map, Value as Json, json};
 
@@ -83,6 +85,9 @@ fn query(args: &Query, ctl: &Ctl) -> Result<()> {
         Filter::parse(&json)
     });
     let filter = filter.transpose()?;
+    if Bm25::is_at(&args.index)? {
+        return words::query(args, filter.as_ref(), ctl);
+    }
     let index = Index::open(&args.index, args.mmap, false, ctl)?;
     let mut queries = Rows::open(&args.queries)?;
     if queries.dim() != index.settings().dim {
@@ -99,17 +104,18 @@ fn query(args: &Query, ctl: &Ctl) -> Result<()> {
             effort: args.effort,
             estimate: args.no_rescore,
         };
-        let hits = index.search(wanted, ctl)?;
-        for (at, span) in hits.offsets.windows(2).enumerate() {
-            let (first, last) = (span[0] as usize, span[1] as usize);
-            let ids = named(&hits.ids, first..last);
-            println!(
-                "{}",
-                json!({"query": named(&batch.ids, at..at + 1)[0], "ids": ids, "scores": hits.scores[first..last]})
-            );
-        }
+        print(&named(&batch.ids, 0..batch.ids.len()), &index.search(wanted, ctl)?);
     }
     Ok(())
+}
+
+/// A line for each query.
+fn print(queries: &[Json], hits: &Hits) {
+    for (query, span) in queries.iter().zip(hits.offsets.windows(2)) {
+        let span = span[0] as usize..span[1] as usize;
+        let ids = named(&hits.ids, span.clone());
+        println!("{}", json!({"query": query, "ids": ids, "scores": hits.scores[span]}));
+    }
 }
 
 fn named(ids: &Ids, range: std::ops::Range<usize>) -> Vec<Json> {

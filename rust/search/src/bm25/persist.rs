@@ -87,6 +87,14 @@ impl Bm25 {
         self.rows.advance(appended)
     }
 
+    /// Whether a file is an index of words, not of vectors.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Io`], or [`Error::Checkpoint`] if it is neither.
+    pub fn is_at(path: &Path) -> Result<bool> {
+        Ok(file::open(path, false)?.records.first().is_some_and(is_of_words))
+    }
+
     /// Opens a file. With `mapped`, postings and lengths stay in it, and are read when they are looked at; their checksum is
     /// compared only if `verify` is set. Words whose documents have changed since are in memory.
     ///
@@ -95,7 +103,7 @@ impl Bm25 {
     pub fn open(path: &Path, mapped: bool, verify: bool) -> Result<Bm25> {
         let opened = file::open(path, verify || !mapped)?;
         let wrong = |what: &str| Error::Checkpoint(format!("{}: {what}", path.display()));
-        let first = opened.records.first().filter(|record| record.facts.contains_key("variant"));
+        let first = opened.records.first().filter(|record| is_of_words(record));
         let first = first.ok_or_else(|| wrong("an index of vectors, not of words; open it with Index"))?;
         let index = base(first, &opened.map, mapped);
         let mut index = index.ok_or_else(|| wrong("its first record is damaged"))?;
@@ -143,6 +151,11 @@ fn sections(vocabulary: &Vocabulary, terms: &[Term], first: usize, rows: &[usize
         ("postings", Cow::Owned(bytemuck::cast_slice(&postings).to_vec())),
         ("posting_ends", bytes(&ends)),
     ]
+}
+
+/// Whether the first record of a file is one of words.
+pub(crate) fn is_of_words(record: &Record) -> bool {
+    record.facts.contains_key("variant")
 }
 
 fn empty(record: &Record) -> Option<Bm25> {

@@ -4,6 +4,7 @@
 //! record after it holds ids to delete, then rows to add, and is replayed when the file is opened.
 
 use super::{Index, Kind, Settings};
+use crate::bm25::is_of_words;
 use crate::column::Column;
 use crate::file::{self, Extent, Record};
 use crate::finder::Finder;
@@ -96,7 +97,7 @@ impl Index {
     pub fn open(path: &Path, mapped: bool, verify: bool, ctl: &Ctl) -> Result<Index> {
         let opened = file::open(path, verify || !mapped)?;
         let wrong = |what: &str| Error::Checkpoint(format!("{}: {what}", path.display()));
-        let first = opened.records.first().filter(|record| !record.facts.contains_key("variant"));
+        let first = opened.records.first().filter(|record| !is_of_words(record));
         let first = first.ok_or_else(|| wrong("an index of words, not of vectors; open it with BM25"))?;
         let mut index = base(first, &opened.map).ok_or_else(|| wrong("its first record is damaged"))?;
         for record in &opened.records[1..] {
