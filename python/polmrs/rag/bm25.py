@@ -139,7 +139,7 @@ class BM25:
         return index
 
     def save(self, path: PathLike) -> None:
-        """Writes everything to one file, which appears whole or not at all, in place of one that is there.
+        """Writes everything to one file, which appears whole or not at all, in place of one that is there. Ctrl-C stops it.
 
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:

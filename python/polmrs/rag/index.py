@@ -109,7 +109,7 @@ class Index:
         return index
 
     def save(self, path: PathLike) -> None:
-        """Writes everything to one file, which appears whole or not at all, in place of one that is there.
+        """Writes everything to one file, which appears whole or not at all, in place of one that is there. Ctrl-C stops it.
 
         >>> import numpy as np, tempfile
         >>> with tempfile.TemporaryDirectory() as folder:

@@ -53,7 +53,7 @@ impl Bm25 {
             index.attach(&path, extent);
             Ok(())
         };
-        long(py, None, |_| self.0.change_and_prepare(tidy, |index| index.write(&path), attach))
+        long(py, None, |ctl| self.0.change_and_prepare(tidy, |index| index.write(&path, ctl), attach))
     }
 
     fn sync(&self, py: Python<'_>) -> PyResult<(usize, usize)> {

@@ -64,7 +64,7 @@ impl Index {
             index.attach(&path, extent);
             Ok(())
         };
-        long(py, None, |_| self.0.change_and_prepare(index::Index::tidy, |index| index.write(&path), attach))
+        long(py, None, |ctl| self.0.change_and_prepare(index::Index::tidy, |index| index.write(&path, ctl), attach))
     }
 
     fn sync(&self, py: Python<'_>) -> PyResult<(usize, usize)> {

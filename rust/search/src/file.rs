@@ -15,7 +15,7 @@
 //! hash is wrong, and that tail alone is not believed. Damage anywhere else is an error.
 
 use memmap2::Mmap;
-use polmrs_core::{Error, Result};
+use polmrs_core::{Ctl, Error, Result};
 use polmrs_io::whole;
 use serde_json::{Map, Value as Json, json};
 use std::borrow::Cow;
@@ -32,6 +32,8 @@ const MAGIC: &[u8; 8] = b"polmrsVI";
 const RECORD: &[u8; 4] = b"rec1";
 const VERSION: u32 = 3;
 const ALIGN: usize = 64;
+/// Bytes that are written between two looks at whether to stop.
+const PIECE: usize = 1 << 22;
 /// The longest JSON object of a payload.
 const MAX_HEADER: usize = 1 << 26;
 
@@ -59,17 +61,20 @@ impl Content<'_> {
     }
 
     /// Everything in order, aligned.
-    fn parts<'s>(&'s self, header: &'s [u8]) -> impl Iterator<Item = &'s [u8]> + Clone {
+    fn parts<'s>(&'s self, header: &'s [u8]) -> impl Iterator<Item = &'s [u8]> {
         let sections = self.sections.iter().flat_map(|(_, bytes)| [bytes, padding(bytes.len())]);
         std::iter::once(header).chain(sections)
     }
 
-    fn write(&self, to: &mut impl Write) -> std::io::Result<()> {
+    /// Writes a record to this file.
+    fn write(&self, to: &mut impl Write, path: &Path, ctl: &Ctl) -> Result<()> {
         let header = self.header();
+        let pieces = || self.parts(&header).flat_map(|part| part.chunks(PIECE));
         let (mut hash, mut len) = (blake3::Hasher::new(), 0);
-        for part in self.parts(&header) {
-            hash.update(part);
-            len += part.len() as u64;
+        for piece in pieces() {
+            ctl.check()?;
+            hash.update(piece);
+            len += piece.len() as u64;
         }
         let mut start = [0; ALIGN];
         start[..4].copy_from_slice(RECORD);
@@ -77,8 +82,11 @@ impl Content<'_> {
         start[16..48].copy_from_slice(hash.finalize().as_bytes());
         let seal = blake3::hash(&start[..48]);
         start[48..].copy_from_slice(&seal.as_bytes()[..16]);
-        to.write_all(&start)?;
-        self.parts(&header).try_for_each(|part| to.write_all(part))
+        for piece in std::iter::once(&start[..]).chain(pieces()) {
+            ctl.check()?;
+            to.write_all(piece).map_err(Error::io(path, "write"))?;
+        }
+        Ok(())
     }
 }
 
@@ -201,12 +209,13 @@ fn read(map: &[u8], at: usize) -> Option<Record> {
 }
 
 /// Writes a file of one record, which takes its name once it is on the disk.
-pub(crate) fn create(path: &Path, content: &Content<'_>) -> Result<Extent> {
+pub(crate) fn create(path: &Path, content: &Content<'_>, ctl: &Ctl) -> Result<Extent> {
     let mut writer = BufWriter::with_capacity(1 << 20, whole::beside(path)?);
     let mut start = [0; ALIGN];
     start[..8].copy_from_slice(MAGIC);
     start[8..12].copy_from_slice(&VERSION.to_le_bytes());
-    writer.write_all(&start).and_then(|()| content.write(&mut writer)).map_err(Error::io(path, "write"))?;
+    writer.write_all(&start).map_err(Error::io(path, "write"))?;
+    content.write(&mut writer, path, ctl)?;
     let file = writer.into_inner().map_err(|error| Error::io(path, "write")(error.into_error()))?;
     file.as_file().sync_all().map_err(Error::io(path, "write"))?;
     let len = file.as_file().metadata().map_err(Error::io(path, "read"))?.len();
@@ -223,8 +232,30 @@ pub(crate) fn append(path: &Path, extent: Extent, content: &Content<'_>) -> Resu
     }
     file.set_len(extent.end).and_then(|()| file.seek(SeekFrom::End(0))).map_err(Error::io(path, "write"))?;
     let mut writer = BufWriter::with_capacity(1 << 20, &file);
-    content.write(&mut writer).and_then(|()| writer.flush()).map_err(Error::io(path, "write"))?;
+    content.write(&mut writer, path, &Ctl::new())?; // a record that is begun is ended
+    writer.flush().map_err(Error::io(path, "write"))?;
     drop(writer);
     let len = file.sync_data().and_then(|()| file.metadata()).map_err(Error::io(path, "write"))?.len();
     Ok(Extent { end: len, len })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_whose_writing_is_stopped_leaves_the_one_that_was_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index");
+        create(&path, &Content::default(), &Ctl::new()).unwrap();
+        let (before, ctl) = (std::fs::read(&path).unwrap(), Ctl::new());
+        ctl.cancel();
+        let sections = vec![("much", Cow::Owned(vec![7; 3 * PIECE]))];
+        let content = Content { sections, ..Content::default() };
+        assert!(matches!(create(&path, &content, &ctl), Err(Error::Cancelled)));
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        create(&path, &content, &Ctl::new()).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap().len(), 64 + 64 + 64 + 3 * PIECE);
+    }
 }

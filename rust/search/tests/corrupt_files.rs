@@ -47,7 +47,7 @@ fn files(folder: &Path) -> Vec<Vec<u8>> {
         let rows: Vec<f32> = vectors(ROWS / 2, 1).repeat(2); // every code twice
         let metadata: Vec<_> = (0..ROWS).map(|row| json!({"part": row % 3}).as_object().unwrap().clone()).collect();
         index.add(&texts(0..ROWS), &rows, &metadata, &Ctl::new()).unwrap();
-        index.save(&path).unwrap();
+        index.save(&path, &Ctl::new()).unwrap();
         index.delete(&texts(0..3)).unwrap();
         index.add(&texts(1..4), &vectors(3, 2), &[], &Ctl::new()).unwrap();
         index.sync().unwrap();
@@ -112,7 +112,7 @@ fn use_it(path: &Path, mapped: bool) -> bool {
     let _ = index.search(Query { estimate: true, k: 300, ..query }, &Ctl::new());
     let _ = index.add(&texts(500..503), queries, &[], &Ctl::new());
     let _ = index.delete(&texts(0..150));
-    let _ = index.save(&path.with_extension("again"));
+    let _ = index.save(&path.with_extension("again"), &Ctl::new());
     let _ = index.search(query, &Ctl::new());
     true
 }

@@ -48,7 +48,7 @@ fn build(args: &Build, ctl: &Ctl) -> Result<()> {
         while let Some(batch) = rows.next(most.max(1))? {
             index.add(&batch.ids, &batch.vectors, &batch.metadata, ctl)?;
         }
-        index.save(&args.out)
+        index.save(&args.out, ctl)
     })?;
     let size = args.out.metadata().map_err(Error::io(&args.out, "read"))?.len();
     if args.json {

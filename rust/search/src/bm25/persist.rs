@@ -9,7 +9,7 @@ use crate::column::Column;
 use crate::file::{self, Extent, Record, Sections};
 use crate::rows::record::{Appended, Told};
 use memmap2::Mmap;
-use polmrs_core::{Error, Result};
+use polmrs_core::{Ctl, Error, Result};
 use serde_json::json;
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -23,10 +23,10 @@ impl Bm25 {
     /// Writes everything to a file that appears whole, in place of one that is there. Dead documents are dropped first.
     ///
     /// # Errors
-    /// [`Error::Io`].
-    pub fn save(&mut self, path: &Path) -> Result<()> {
+    /// [`Error::Io`]; [`Error::Cancelled`].
+    pub fn save(&mut self, path: &Path, ctl: &Ctl) -> Result<()> {
         self.tidy();
-        let extent = self.write(path)?;
+        let extent = self.write(path, ctl)?;
         self.attach(path, extent);
         Ok(())
     }
@@ -41,8 +41,8 @@ impl Bm25 {
     /// Writes everything, which is [tidy](Bm25::tidy), to a file that appears whole, in place of one that is there.
     ///
     /// # Errors
-    /// [`Error::Io`].
-    pub fn write(&self, path: &Path) -> Result<Extent> {
+    /// [`Error::Io`]; [`Error::Cancelled`].
+    pub fn write(&self, path: &Path, ctl: &Ctl) -> Result<Extent> {
         let rows: Vec<usize> = (0..self.rows.len()).collect();
         let mut content = self.rows.content(&rows, None);
         let name =
@@ -57,7 +57,7 @@ impl Bm25 {
         let most = self.terms.iter().filter(|term| !term.postings.is_empty()).map(|term| term.most);
         content.sections.push(("most", Cow::Owned(bytemuck::cast_slice(&most.collect::<Vec<u32>>()).to_vec())));
         content.sections.push(("lengths", Cow::Borrowed(bytemuck::cast_slice(&self.lengths))));
-        file::create(path, &content)
+        file::create(path, &content, ctl)
     }
 
     /// From now on what changes is added to this file, which was [written](Bm25::write) as the index is.
@@ -251,7 +251,6 @@ mod tests {
     use crate::bm25::{Query, Texts};
     use crate::file::Content;
     use crate::ids::Ids;
-    use polmrs_core::Ctl;
     use proptest::prelude::*;
     use serde_json::Value as Json;
 
@@ -284,7 +283,7 @@ mod tests {
                 ("lengths", bytemuck::cast_slice(&lengths)),
             ];
             let sections = sections.map(|(name, bytes)| (name, Cow::Borrowed(bytes))).to_vec();
-            file::create(&path, &Content { facts, sections }).unwrap();
+            file::create(&path, &Content { facts, sections }, &Ctl::new()).unwrap();
             if let Ok(mut index) = Bm25::open(&path, mapped, true) {
                 let texts = Texts::Split(vec![vec!["a".into(), "b".into(), text.clone()]]);
                 let query = Query { texts: &texts, k: 3, filter: None, min_score: None };
@@ -294,11 +293,11 @@ mod tests {
                     index.add(&Ids::Numbers(vec![1, 7]), &Texts::Plain(vec!["ab a".into(); 2]), &[], &Ctl::new()).unwrap();
                     index.delete(&Ids::Numbers((-3..5).collect())).unwrap();
                     index.search(query, &Ctl::new()).unwrap();
-                    index.save(&path).unwrap();
+                    index.save(&path, &Ctl::new()).unwrap();
                     return Ok(());
                 }
                 prop_assert!(hits.scores.iter().all(|score| score.is_finite()));
-                index.save(&path).unwrap();
+                index.save(&path, &Ctl::new()).unwrap();
                 for mapped in [false, true] {
                     let opened = Bm25::open(&path, mapped, false).unwrap();
                     prop_assert_eq!(opened.search(query, &Ctl::new()).unwrap(), hits.clone());

@@ -22,10 +22,10 @@ impl Index {
     /// Writes everything to a file that appears whole, in place of one that is there. Dead rows are dropped first.
     ///
     /// # Errors
-    /// [`Error::Io`]; those of [`tidy`](Index::tidy).
-    pub fn save(&mut self, path: &Path) -> Result<()> {
+    /// [`Error::Io`]; [`Error::Cancelled`]; those of [`tidy`](Index::tidy).
+    pub fn save(&mut self, path: &Path, ctl: &Ctl) -> Result<()> {
         self.tidy()?;
-        let extent = self.write(path)?;
+        let extent = self.write(path, ctl)?;
         self.attach(path, extent);
         Ok(())
     }
@@ -41,8 +41,8 @@ impl Index {
     /// Writes everything, which is [tidy](Index::tidy), to a file that appears whole, in place of one that is there.
     ///
     /// # Errors
-    /// [`Error::Io`].
-    pub fn write(&self, path: &Path) -> Result<Extent> {
+    /// [`Error::Io`]; [`Error::Cancelled`].
+    pub fn write(&self, path: &Path, ctl: &Ctl) -> Result<Extent> {
         let settings = self.settings;
         let rows: Vec<usize> = (0..self.rows.len()).collect();
         let mut content = self.rows.content(&rows, None);
@@ -56,7 +56,7 @@ impl Index {
         content.sections.push(("vectors", Cow::Borrowed(self.vectors.as_bytes())));
         content.sections.push(("rankings", Cow::Borrowed(bytemuck::cast_slice(&self.rankings))));
         content.sections.extend(self.finder.sections());
-        file::create(path, &content)
+        file::create(path, &content, ctl)
     }
 
     /// From now on what changes is added to this file, which was [written](Index::write) as the index is.
