@@ -2,8 +2,8 @@
 //!
 //! Whatever the format, a module's tensors become one weight; tensors that belong to no quantized module stay as they are.
 //! Rows are read in the format's grain. Formats that store the transpose are read in stripes of two million elements or 256
-//! rows, so that the file is not read word by word, and the stripes read last are kept: at most 64 MiB, and the buffers of
-//! two more.
+//! rows, so that the file is not read word by word, and the stripes read last are kept: at most 64 MiB (or the last, if it
+//! is larger), and the buffers of two more.
 
 use crate::format::{Format, Held, Part, Stored, Strip, Tensor};
 use crate::stripes::Stripes;
@@ -252,7 +252,7 @@ impl Source for Quantized {
                 dtype::from_f32(kind, &values[from..to], now);
                 self.stripes.give_back(values);
             } else {
-                dtype::from_f32(kind, &self.stripes.find((tensor, top), make)?[from..to], now);
+                dtype::from_f32(kind, &self.stripes.find((tensor, top), count * columns, make)?[from..to], now);
             }
             rest = later;
             at = top * columns + to;
