@@ -130,6 +130,24 @@ def test_the_state_of_nested_nf4_names_what_bitsandbytes_asks_for():
     }
 
 
+def test_fp4_of_bitsandbytes_is_read_as_its_table_says():
+    random = np.random.default_rng(0)
+    codes = random.integers(0, 16, (6, 41))
+    absmax = random.uniform(1, 2, 4).astype(np.float32)  # 246 elements: the last block is shorter
+    magnitudes = np.array([0, 0.0625, 8, 12, 4, 6, 2, 3], np.float32) / np.float32(12)
+    table = np.concatenate([magnitudes, -magnitudes])
+    high, low = codes.reshape(-1, 2).T
+    state = {"quant_type": "fp4", "blocksize": 64, "dtype": "float32", "shape": [6, 41]}
+    tensors = {
+        "weight": (16 * high + low).astype(np.uint8)[:, None],
+        "weight.absmax": absmax,
+        "weight.quant_map": table,
+        "weight.quant_state.bitsandbytes__fp4": np.frombuffer(json.dumps(state).encode(), np.uint8),
+    }
+    plain = table[codes].reshape(-1) * absmax.repeat(64)[:246]
+    np.testing.assert_array_equal(quantize.from_format(tensors, format="bnb").reshape(-1), plain)
+
+
 def test_eight_bit_codes_stand_unpacked_where_activations_are_rounded_too():
     weight = normal(8, 64)
     tensors = quantize.to_format(weight, quantize.Integer(bits=8, group="row"), activations=True)

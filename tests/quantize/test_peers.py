@@ -69,6 +69,17 @@ def test_nf4_is_that_of_bitsandbytes(ask):
         np.testing.assert_array_equal(quantize.decode(ours), theirs[f"{name}/back"], err_msg=name)
 
 
+@pytest.mark.peer("bitsandbytes")
+def test_fp4_is_read_as_bitsandbytes_reads_it(ask):
+    cases = weights() | {"ragged": np.random.default_rng(1).standard_normal((3, 67)).astype(np.float32)}
+    theirs = ask("bitsandbytes", "bitsandbytes_oracle.py", cases)
+    for name in cases:
+        for case in (f"{name}/fp4/", f"{name}/fp4 nested/"):
+            file = {part.removeprefix(case): theirs[part] for part in theirs if part.startswith(case)}
+            back = file.pop("back")
+            np.testing.assert_array_equal(quantize.from_format(file, format="bnb"), back, err_msg=case)
+
+
 @pytest.mark.peer("hqq")
 def test_hqq_loses_as_much_as_hqq(ask):
     cases = {

@@ -40,6 +40,7 @@ from polmrs.quantize.schemes import (
     W8A8FP8,
     W8A16,
     HalfQuadratic,
+    W8A8FP8Block,
     W8A8LLMInt8,
 )
 from polmrs.quantize.setting import Method, Scheme
@@ -71,6 +72,7 @@ __all__ = [
     "LLMInt8",
     "Method",
     "Scheme",
+    "W8A8FP8Block",
     "W8A8LLMInt8",
     "check",
     "collect",

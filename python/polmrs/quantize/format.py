@@ -21,7 +21,7 @@ from polmrs.quantize.integer import Integer
 from polmrs.quantize.llm_int8 import LLMInt8
 from polmrs.quantize.nf4 import NF4
 
-Format: TypeAlias = Literal["compressed-tensors", "gptq", "gptq_v2", "awq", "bnb"]
+Format: TypeAlias = Literal["compressed-tensors", "gptq", "gptq_v2", "awq", "bnb", "fp8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,8 @@ def to_format(
         codec: How to quantize it. Scales are stored in ``codec.scale_dtype`` or, if that is not given, in the weight's
             type (compressed-tensors) or float16 (gptq, awq); codes are computed with the stored scale. ``HQQ``'s zero
             points are rounded to whole codes, which no format goes without.
-        format: ``gptq`` stores zero points less one, so a grid that has them goes to ``gptq_v2`` only.
+        format: ``gptq`` stores zero points less one, so a grid that has them goes to ``gptq_v2`` only. No codec here makes the
+            blocks of ``fp8``; ``polmrs.quantize.quantize`` does.
         activations: The runtime rounds activations too; compressed-tensors then stores 8-bit codes unpacked (W8A8).
 
     Returns:
@@ -94,7 +95,12 @@ def to_format(
 
 
 def from_format(
-    tensors: Mapping[str, Array], *, format: Format, bits: int | None = None, out: Array | None = None
+    tensors: Mapping[str, Array],
+    *,
+    format: Format,
+    bits: int | None = None,
+    block: tuple[int, int] | None = None,
+    out: Array | None = None,
 ) -> Array:
     """What a weight's tensors stand for: float32 ``[out, in]``, of the arrays' kind.
 
@@ -102,6 +108,7 @@ def from_format(
         tensors: By their names after the module's, as ``to_format`` gives them; others are ignored.
         format: The format that they are in.
         bits: Of a code, where rows so short that their width leaves it open ask for it.
+        block: Rows and columns of ``fp8``'s blocks (``weight_block_size``), if they are not 128 and 128.
         out: A float32 array or tensor of the weight's shape to fill and give back, as ``decode`` takes it.
 
     Raises:
@@ -119,9 +126,9 @@ def from_format(
     for name, tensor in tensors.items():
         kind, data = to_bits(name, tensor)
         given.append((name, kind, list(tensor.shape), data.reshape(-1)))
-    shape = _core.quant.format_shape(format, given, bits)
+    shape = _core.quant.format_shape(format, given, bits, block)
     into = output(out, shape, {name: data for name, _, _, data in given})
-    _core.quant.from_format(format, given, bits, into)
+    _core.quant.from_format(format, given, bits, block, into)
     if out is not None:
         return out
     wanted = any(is_torch(tensor) for tensor in tensors.values())
@@ -187,7 +194,7 @@ def _plain(array: Array) -> Numbers:
     return data.reshape(-1).view(kind).reshape(data.shape)
 
 
-def _array(kind: str, shape: list[int], data: bytearray, *, torch_wanted: bool) -> Array:
+def _array(kind: str, shape: list[int], data: Numbers, *, torch_wanted: bool) -> Array:
     width: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
     count = int(np.prod(shape))
     bits = np.frombuffer(data, width[len(data) // count]).reshape(shape)

@@ -88,6 +88,17 @@ class W8A8FP8(Scheme):
 
 
 @dataclass(frozen=True, kw_only=True)
+class W8A8FP8Block(Scheme):
+    """Weights in FP8 E4M3 in blocks of 128 x 128 (DeepSeek-V3, arXiv:2412.19437); a runtime rounds activations
+    to FP8 too.
+
+    On the command line: ``--scheme fp8-block``. Formats: fp8.
+    """
+
+    name: ClassVar[str] = "fp8-block"
+
+
+@dataclass(frozen=True, kw_only=True)
 class NVFP4A16(Scheme):
     """Weights in FP4 E2M1 in blocks of 16, under one scale that q, k and v share, and gate and up.
 

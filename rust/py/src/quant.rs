@@ -4,6 +4,7 @@ use crate::array::{Any, Bits, read, write};
 use crate::call::quick;
 use crate::error::to_py;
 use polmrs_core::{Dtype, Error};
+use polmrs_quant::codebook::Table;
 use polmrs_quant::hqq::Hqq;
 use polmrs_quant::int::{Int, Span};
 use polmrs_quant::matrix::{self, Clip, Matrix};
@@ -214,7 +215,7 @@ fn decode_nf4(py: Python<'_>, packed: &Any<'_>, block: usize, scales: &Any<'_>, 
     let (packed, scales, mut out) =
         (read::<u8>("packed", packed)?, read::<f32>("scales", scales)?, write::<f32>("out", out)?);
     let (packed, scales, out) = (slice!(packed), slice!(scales), slice_mut!(out));
-    quick(py, || matrix::nf4_back(packed, block, scales, out))
+    quick(py, || matrix::codebook_back(Table::Nf4, packed, block, scales, out))
 }
 
 #[pyfunction]

@@ -1,7 +1,7 @@
 //! What a loader would trip over in a quantized checkpoint.
 
 use crate::format::{Format, Stored, gptq};
-use crate::source::{Weight, format_of, marks, modules, one_width};
+use crate::source::{STACKED, Weight, format_of, marks, modules, stacked, stated_in};
 use polmrs_core::Result;
 use polmrs_engine::source::{CheckpointSource, Source};
 use polmrs_io::safetensors::Checkpoint;
@@ -73,7 +73,7 @@ const fn required(format: Format) -> &'static [&'static str] {
         Format::CompressedTensors => &["config_groups"],
         Format::Gptq | Format::GptqV2 => &["bits", "group_size", "desc_act", "sym"],
         Format::Awq => &["bits", "group_size", "zero_point"],
-        Format::Bnb => &[],
+        Format::Bnb | Format::Fp8 => &[],
     }
 }
 
@@ -107,13 +107,22 @@ impl Checked {
     }
 
     fn tensors(&mut self, source: &dyn Source, format: Format, config: &Json) -> Result<()> {
-        let modules = modules(source.tensors(), format);
+        let stated = match stated_in(config) {
+            Ok(stated) => stated,
+            Err(error) => {
+                self.find("config.json", error);
+                return Ok(());
+            }
+        };
+        let (stacked, modules) = (stacked(source.tensors(), format), modules(source.tensors(), format));
         self.modules = modules.len();
-        if modules.is_empty() {
+        if let Some(meta) = stacked {
+            self.find(&meta.name, STACKED);
+        } else if modules.is_empty() {
             self.find("config.json", format_args!("names {}, but no tensor is of a quantized layer", format.name()));
         }
         for (module, held) in &modules {
-            match Weight::new(source, held, format, one_width(config)) {
+            match Weight::new(source, held, format, stated) {
                 Err(error) => self.find(module, error),
                 Ok(weight) => {
                     self.agrees(module, &weight.stored, config);

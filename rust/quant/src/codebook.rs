@@ -1,5 +1,6 @@
 //! Nearest entries of a sorted table, scaled by each block's largest magnitude: NF4 (QLoRA, arXiv:2305.14314, eq. 4 and
-//! appendix E) and the 8-bit dynamic map that its double quantization stores scales in (arXiv:1511.04561).
+//! appendix E) and the 8-bit dynamic map that its double quantization stores scales in (arXiv:1511.04561). bitsandbytes'
+//! other table of 16 values, FP4, is read and not written.
 //!
 //! Arithmetic follows bitsandbytes: a block is multiplied by the reciprocal of its largest magnitude (a last block that
 //! is shorter is divided by it), and a value halfway between two entries takes the lower one.
@@ -29,6 +30,45 @@ pub const NF4: [f32; 16] = [
     1.0,
 ];
 
+/// The 16 values of bitsandbytes' FP4, a sign above three bits: 0, .0625, 8, 12, 4, 6, 2 and 3 over 12. (Not E2M1, whose
+/// codes are in the order of their values; nor is the zero with a sign negative.)
+pub const FP4: [f32; 16] = {
+    let mut values = [0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0, 0.0, -0.0625, -8.0, -12.0, -4.0, -6.0, -2.0, -3.0];
+    let mut at = 0;
+    while at < 16 {
+        values[at] /= 12.0;
+        at += 1;
+    }
+    values
+};
+
+/// The values that 4-bit codes stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// [`NF4`].
+    Nf4,
+    /// [`FP4`].
+    Fp4,
+}
+
+impl Table {
+    /// Its name in bitsandbytes' files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Table::Nf4 => "nf4",
+            Table::Fp4 => "fp4",
+        }
+    }
+
+    /// Its values.
+    pub const fn values(self) -> &'static [f32; 16] {
+        match self {
+            Table::Nf4 => &NF4,
+            Table::Fp4 => &FP4,
+        }
+    }
+}
+
 /// Below it a block counts as zeros.
 const LEAST: f32 = 1e-38;
 
@@ -45,12 +85,12 @@ pub fn encode_nf4(x: &[f32], block: usize, scales: &mut [f32], codes: &mut [u8])
     }
 }
 
-/// What packed NF4 codes, the first of a byte in the high half, stand for: `NF4[code] * scale`.
+/// What packed codes, the first of a byte in the high half, stand for: `table[code] * scale`.
 ///
 /// # Panics
 /// If `block` is odd, or there is not a byte for every two elements and a scale for every block.
-pub fn decode_nf4(packed: &[u8], block: usize, scales: &[f32], x: &mut [f32]) {
-    look_up(&NF4, First::High, packed, block, scales, x);
+pub fn decode(table: Table, packed: &[u8], block: usize, scales: &[f32], x: &mut [f32]) {
+    look_up(table.values(), First::High, packed, block, scales, x);
 }
 
 simd! {
@@ -180,7 +220,7 @@ mod tests {
             prop_assume!(codes.iter().any(|code| *code == 0 || *code == 15));
             let (mut x, mut scales, mut packed, mut again) = (vec![0.0; 64], [3.0], [0; 32], vec![0; 64]);
             pack_high_first(&codes, &mut packed);
-            decode_nf4(&packed, 64, &scales, &mut x);
+            decode(Table::Nf4, &packed, 64, &scales, &mut x);
             encode_nf4(&x, 64, &mut scales, &mut again);
             prop_assert_eq!(scales, [3.0]);
             prop_assert_eq!(again, codes);

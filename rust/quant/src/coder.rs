@@ -1,13 +1,14 @@
 //! Blocks of whole rows through a scheme's codec and method: from f32 to what a layout is written from.
 
-use crate::bits;
 use crate::compat::Rounding;
-use crate::format::{Coding, Rows};
+use crate::format::{Coding, Group, Rows};
 use crate::hqq::{self, Hqq, Real};
 use crate::int::{Int, Span, encode_int8_row};
 use crate::method::Search;
 use crate::row::Work;
+use crate::{bits, fp8};
 use polmrs_core::{Dtype, Error, Result};
+use std::borrow::Cow;
 
 /// How the rows of one weight are coded.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,12 +47,14 @@ impl Coder {
         }
     }
 
-    /// The codes of whole rows; `global` is what the tensor has in common (see [`Rows::global`]).
-    pub fn encode(&self, x: &[f32], columns: usize, global: f32) -> Rows {
+    /// The codes of whole rows, of a coding that is [`writable`](crate::format::Layout::writable); `global` is what the tensor has
+    /// in common (see [`Rows::global`]).
+    pub fn encode(&self, x: &[f32], columns: usize, global: f32) -> Rows<'static> {
         let (count, scales) = (x.len() / columns, self.scales(x.len(), columns));
         let scaled = !matches!(self.coding, Coding::Mxfp4 | Coding::Nvfp4);
+        let mut packed = vec![0; count * self.packed_bytes(columns)];
         let mut rows = Rows {
-            packed: vec![0; count * self.packed_bytes(columns)],
+            packed: Cow::default(),
             scales: vec![0.0; if scaled { scales } else { 0 }],
             bytes: vec![0; if scaled { 0 } else { scales }],
             zeros: vec![0; if let Coding::Int { .. } = self.coding { scales } else { 0 }],
@@ -59,14 +62,24 @@ impl Coder {
             global,
         };
         let (mut work, mut rounding) = (Work::default(), Rounding::new(self.arithmetic));
-        if let Coding::Nf4 { block, .. } = self.coding {
-            rows.packed.resize(x.len().div_ceil(2), 0);
-            work.nf4(block, x, &mut rows.scales, &mut rows.packed);
-            return rows;
+        if let Coding::Codebook { block, .. } = self.coding {
+            packed.resize(x.len().div_ceil(2), 0);
+            work.nf4(block, x, &mut rows.scales, &mut packed);
+            return Rows { packed: packed.into(), ..rows };
+        }
+        if let Coding::Fp8 { group: Group::Block { rows: high, columns: wide } } = self.coding {
+            rows.scales.resize(count.div_ceil(high) * columns.div_ceil(wide), 0.0);
+            let blocks = x.chunks(high * columns).zip(packed.chunks_mut(high * columns));
+            for ((x, packed), scales) in blocks.zip(rows.scales.chunks_exact_mut(columns.div_ceil(wide))) {
+                fp8::fit_block(x, columns, wide, self.scale_dtype, scales);
+                let each = x.chunks_exact(columns).zip(packed.chunks_exact_mut(columns));
+                each.for_each(|(x, packed)| fp8::encode(x, wide, scales, packed));
+            }
+            return Rows { packed: packed.into(), ..rows };
         }
         let (group, groups) = (self.coding.group(columns), scales / count.max(1));
-        let packed = rows.packed.chunks_exact_mut(self.packed_bytes(columns));
-        for (at, (x, packed)) in x.chunks_exact(columns).zip(packed).enumerate() {
+        let each = packed.chunks_exact_mut(self.packed_bytes(columns));
+        for (at, (x, packed)) in x.chunks_exact(columns).zip(each).enumerate() {
             let here = at * groups..(at + 1) * groups;
             match self.coding {
                 Coding::Int { bits, symmetric, .. } => {
@@ -90,14 +103,14 @@ impl Coder {
                 Coding::Fp8 { .. } => work.fp8(group, self.scale_dtype, x, &mut rows.scales[here], packed),
                 Coding::Mxfp4 => work.mxfp4(x, &mut rows.bytes[here], packed),
                 Coding::Nvfp4 => work.nvfp4(global, x, &mut rows.bytes[here], packed),
-                Coding::Nf4 { .. } => {}
+                Coding::Codebook { .. } => {}
                 Coding::Int8 => rows.scales[at] = encode_int8_row(x, packed),
             }
         }
         if let Coding::Int { symmetric: true, .. } = self.coding {
             rows.zeros.clear();
         }
-        rows
+        Rows { packed: packed.into(), ..rows }
     }
 
     /// What whole rows would stand for if HQQ's zero points were stored as they are; nothing, for other methods.
@@ -113,7 +126,7 @@ impl Coder {
     /// How many scales so many elements have.
     fn scales(&self, elements: usize, columns: usize) -> usize {
         match self.coding {
-            Coding::Nf4 { block, .. } => elements.div_ceil(block),
+            Coding::Codebook { block, .. } => elements.div_ceil(block),
             coding => elements / coding.group(columns),
         }
     }
@@ -123,7 +136,7 @@ impl Coder {
         match self.coding {
             Coding::Int { bits, .. } => bits::packed_bytes(columns, bits as usize),
             Coding::Fp8 { .. } | Coding::Int8 => columns,
-            Coding::Mxfp4 | Coding::Nvfp4 | Coding::Nf4 { .. } => columns / 2,
+            Coding::Mxfp4 | Coding::Nvfp4 | Coding::Codebook { .. } => columns / 2,
         }
     }
 }

@@ -24,9 +24,10 @@ impl Encoder<'_> {
         outputs: &mut Outputs<'_>,
     ) -> Result<()> {
         let (x, first) = (block.input(0), block.first as usize);
-        let coded = self.coder.encode(x, columns, global);
-        let mut parts = vec![Vec::new(); self.tensors.len()];
-        self.layout.write(&coded, columns, &mut parts);
+        let (coded, count) = (self.coder.encode(x, columns, global), x.len() / columns);
+        let mut parts: Vec<Vec<u8>> =
+            self.layout.tensors(count, columns)?.iter().map(|tensor| vec![0; tensor.nbytes()]).collect();
+        self.layout.write(&coded, columns, &mut parts.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>());
         for (at, (tensor, part)) in self.tensors.iter().zip(&mut parts).enumerate() {
             if tensor.part == Part::Whole {
                 if first > 0 {
@@ -35,7 +36,7 @@ impl Encoder<'_> {
                 *part = self.layout.whole(tensor.suffix, rows, columns, global);
             }
             let mut rest = part.as_slice();
-            for run in tensor.runs(first..first + x.len() / columns) {
+            for run in tensor.runs(first..first + count) {
                 let (now, later) = rest.split_at(run.len());
                 outputs.put(at, run.start as u64, now)?;
                 rest = later;
@@ -45,7 +46,7 @@ impl Encoder<'_> {
     }
 
     /// Shows the report how far from the block its codes are, and what that does to the layer's output.
-    fn report(&self, coded: &Rows, columns: usize, block: &Block<'_>, outputs: &mut Outputs<'_>) -> Result<()> {
+    fn report(&self, coded: &Rows<'_>, columns: usize, block: &Block<'_>, outputs: &mut Outputs<'_>) -> Result<()> {
         let x = block.input(0);
         let mut back = block.scratch(x.len());
         self.layout.coding.decode(coded, columns, &mut back)?;

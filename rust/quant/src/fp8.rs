@@ -1,4 +1,4 @@
-//! FP8 E4M3 with a scale for each group: `s = max|x| / 448`, `q = e4m3(x / s)`.
+//! FP8 E4M3 with a scale for each group, or each block of rows and columns: `s = max|x| / 448`, `q = e4m3(x / s)`.
 
 use crate::group::{absmax, each, map, round_scales};
 use polmrs_core::{Dtype, dtype, simd};
@@ -15,15 +15,29 @@ pub fn fit(x: &[f32], group: usize, scale_dtype: Dtype, scales: &mut [f32]) {
     round_scales(scales, scale_dtype);
 }
 
-/// The E4M3 bytes of whole groups.
+/// The scale of each `wide` columns of all these rows (the last may be fewer), rounded as in [`fit`].
 ///
 /// # Panics
-/// As [`fit`], or if there are not as many bytes as elements.
+/// If there is not a scale for each.
+pub fn fit_block(x: &[f32], columns: usize, wide: usize, scale_dtype: Dtype, scales: &mut [f32]) {
+    assert_eq!(scales.len(), columns.div_ceil(wide));
+    scales.fill(0.0);
+    for row in x.chunks_exact(columns) {
+        row.chunks(wide).zip(&mut *scales).for_each(|(x, scale)| *scale = scale.max(absmax(x)));
+    }
+    scales.iter_mut().for_each(|scale| *scale /= MAX);
+    round_scales(scales, scale_dtype);
+}
+
+/// The E4M3 bytes of groups of `group` elements; the last may be shorter.
+///
+/// # Panics
+/// If there are not as many bytes as elements, and a scale for each group.
 pub fn encode(x: &[f32], group: usize, scales: &[f32], bytes: &mut [u8]) {
     const PIECE: usize = 1024;
-    assert_eq!((x.len(), x.len()), (group * scales.len(), bytes.len()));
+    assert_eq!((bytes.len(), scales.len()), (x.len(), x.len().div_ceil(group)));
     let mut divided = [0.0; PIECE];
-    for ((x, bytes), scale) in x.chunks_exact(group.max(1)).zip(bytes.chunks_exact_mut(group.max(1))).zip(scales) {
+    for ((x, bytes), scale) in x.chunks(group.max(1)).zip(bytes.chunks_mut(group.max(1))).zip(scales) {
         for (x, bytes) in x.chunks(PIECE).zip(bytes.chunks_mut(PIECE)) {
             divide(x, *scale, &mut divided[..x.len()]);
             dtype::from_f32(Dtype::F8E4M3, &divided[..x.len()], bytes);
@@ -31,18 +45,18 @@ pub fn encode(x: &[f32], group: usize, scales: &[f32], bytes: &mut [u8]) {
     }
 }
 
-/// What E4M3 bytes of whole groups stand for.
+/// What E4M3 bytes stand for.
 ///
 /// # Panics
 /// As [`encode`].
 pub fn decode(bytes: &[u8], group: usize, scales: &[f32], x: &mut [f32]) {
-    assert_eq!((bytes.len(), x.len()), (group * scales.len(), bytes.len()));
+    assert_eq!((bytes.len(), scales.len()), (x.len(), x.len().div_ceil(group)));
     decode_groups(bytes, group, scales, x);
 }
 
 simd! {
     fn decode_groups(bytes: &[u8], group: usize, scales: &[f32], x: &mut [f32]) {
-        let groups = bytes.chunks_exact(group.max(1)).zip(x.chunks_exact_mut(group.max(1)));
+        let groups = bytes.chunks(group.max(1)).zip(x.chunks_mut(group.max(1)));
         for ((bytes, x), scale) in groups.zip(scales) {
             map(bytes, x, |byte| dtype::e4m3(*byte) * scale);
         }

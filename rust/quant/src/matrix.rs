@@ -5,6 +5,7 @@
 //! A matrix comes as the bytes of f32, bf16, f16 or f64 elements; each row is widened once, into a buffer that stays in
 //! the cache. Scales and packed codes are arrays that the caller made: `groups` scales and `packed` bytes for each row.
 
+use crate::codebook::Table;
 use crate::hqq::{self, Hqq};
 use crate::int::{self, Int};
 use crate::row::Work;
@@ -201,6 +202,21 @@ pub fn fp8_back(bytes: &[u8], group: usize, scales: &[f32], columns: usize, out:
     into_rows(out, columns, ins, |_, (bytes, scales), row| fp8::decode(bytes, group, scales, row))
 }
 
+/// What E4M3 bytes stand for under a scale for each block of `high` rows and `wide` columns, counted from the first of both;
+/// the last may be smaller.
+pub fn fp8_blocks_back(
+    bytes: &[u8],
+    [high, wide]: [usize; 2],
+    scales: &[f32],
+    columns: usize,
+    out: &mut [f32],
+) -> Result<()> {
+    let across = columns.div_ceil(wide);
+    into_rows(out, columns, bytes.par_chunks_exact(columns).enumerate(), |_, (at, bytes), row| {
+        fp8::decode(bytes, wide, &scales[at / high * across..][..across], row);
+    })
+}
+
 /// What LLM.int8() rows stand for.
 pub fn int8_back(bytes: &[u8], scales: &[f32], columns: usize, out: &mut [f32]) -> Result<()> {
     let ins = (bytes.par_chunks_exact(columns), scales).into_par_iter();
@@ -219,12 +235,13 @@ pub fn nvfp4_back(packed: &[u8], global: f32, scales: &[u8], columns: usize, out
     into_rows(out, columns, ins.into_par_iter(), |_, (packed, scales), row| fp4::decode_nv(packed, global, scales, row))
 }
 
-/// What NF4 stands for; `packed` and `scales` as [`Matrix::nf4`] made them.
-pub fn nf4_back(packed: &[u8], block: usize, scales: &[f32], out: &mut [f32]) -> Result<()> {
+/// What codes of a table stand for; `packed` and `scales` as [`Matrix::nf4`] made them.
+pub fn codebook_back(table: Table, packed: &[u8], block: usize, scales: &[f32], out: &mut [f32]) -> Result<()> {
     let (bytes, count) = (out.len().div_ceil(2), out.len().div_ceil(block));
     if packed.len() < bytes || scales.len() < count {
         return Err(Error::Array(format!(
-            "nf4: {} codes in blocks of {block} take {bytes} bytes and {count} scales, not {} and {}",
+            "{}: {} codes in blocks of {block} take {bytes} bytes and {count} scales, not {} and {}",
+            table.name(),
             out.len(),
             packed.len(),
             scales.len()
@@ -234,7 +251,7 @@ pub fn nf4_back(packed: &[u8], block: usize, scales: &[f32], out: &mut [f32]) ->
     let ins = (packed.par_chunks(blocks * block / 2), scales.par_chunks(blocks)).into_par_iter();
     let pieces = out.par_chunks_mut(blocks * block).zip(ins);
     pool::shared()?.install(|| {
-        pieces.for_each(|(out, (packed, scales))| codebook::decode_nf4(packed, block, scales, out));
+        pieces.for_each(|(out, (packed, scales))| codebook::decode(table, packed, block, scales, out));
     });
     Ok(())
 }
@@ -291,7 +308,7 @@ mod tests {
             let code = |at: usize| usize::from((packed[at / 2] >> (4 - at % 2 * 4)) & 15);
             let plain: Vec<f32> = (0..count).map(|at| NF4[code(at)] * scales[at / 64]).collect();
             let mut back = vec![0.0; count];
-            nf4_back(&packed, 64, &scales, &mut back).unwrap();
+            codebook_back(Table::Nf4, &packed, 64, &scales, &mut back).unwrap();
             assert_eq!(back, plain);
         }
     }

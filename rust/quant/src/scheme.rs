@@ -3,6 +3,7 @@
 //! A row is the only definition of its scheme: the command line, the plan, the Python classes and their documentation
 //! come from it. A [`Scheme`] is a row with its settings.
 
+use crate::codebook::Table;
 use crate::format::{Coding, Format, Group};
 use polmrs_core::error::did_you_mean;
 use polmrs_core::{Error, Result};
@@ -81,6 +82,12 @@ pub const SCHEMES: &[Spec] = &[
         )
     },
     row(
+        "fp8-block",
+        "W8A8FP8Block",
+        Coding::Fp8 { group: Group::Block { rows: 128, columns: 128 } },
+        "Weights in FP8 E4M3 in blocks of 128 x 128 (DeepSeek-V3, arXiv:2412.19437); a runtime rounds activations to FP8 too.",
+    ),
+    row(
         "nvfp4",
         "NVFP4A16",
         Coding::Nvfp4,
@@ -90,7 +97,7 @@ pub const SCHEMES: &[Spec] = &[
     row(
         "nf4",
         "NF4A16",
-        Coding::Nf4 { block: 64, nested: false },
+        Coding::Codebook { table: Table::Nf4, block: 64, nested: false },
         "Weights in the 16 values of NF4, in blocks of 64 counted through all rows (QLoRA, arXiv:2305.14314).",
     ),
     row(
@@ -174,7 +181,7 @@ impl Scheme {
     /// Asks for scales that are quantized too.
     pub fn set_double(&mut self) -> Result<()> {
         match &mut self.coding {
-            Coding::Nf4 { nested, .. } => *nested = true,
+            Coding::Codebook { nested, .. } => *nested = true,
             _ => {
                 return Err(Error::Usage(format!(
                     "{}: double: only the scales of nf4 are quantized too",
@@ -188,7 +195,8 @@ impl Scheme {
     /// The file format that holds it if none is asked for.
     pub const fn format(&self) -> Format {
         match self.coding {
-            Coding::Nf4 { .. } | Coding::Int8 => Format::Bnb,
+            Coding::Codebook { .. } | Coding::Int8 => Format::Bnb,
+            Coding::Fp8 { group: Group::Block { .. } } => Format::Fp8,
             _ => Format::CompressedTensors,
         }
     }
@@ -212,7 +220,7 @@ impl fmt::Display for Scheme {
             Coding::Int { .. } if self.spec.free => f.write_str(" group=row")?,
             _ => {}
         }
-        let double = matches!(self.coding, Coding::Nf4 { nested: true, .. });
+        let double = matches!(self.coding, Coding::Codebook { nested: true, .. });
         f.write_str(if self.asym() { " asym" } else { "" })?;
         f.write_str(if double { " double" } else { "" })
     }

@@ -51,7 +51,7 @@ impl Shared {
     ) -> Option<Later<f32>> {
         match coder.coding {
             Coding::Nvfp4 => Some(self.nvfp4(at, grain, stages)),
-            Coding::Nf4 { block, nested: true } => Some(mean_scale(block, grain, stages)),
+            Coding::Codebook { block, nested: true, .. } => Some(mean_scale(block, grain, stages)),
             _ => None,
         }
     }

@@ -5,7 +5,7 @@
 //! rows, so that the file is not read word by word, and the stripes read last are kept: at most 64 MiB (or the last, if it
 //! is larger), and the buffers of two more.
 
-use crate::format::{Format, Held, Part, Stored, Strip, Tensor};
+use crate::format::{Format, Held, Part, Stated, Stored, Strip, Tensor};
 use crate::stripes::Stripes;
 use polmrs_core::{Dtype, Error, Result, dtype};
 use polmrs_engine::source::{Meta, Source};
@@ -57,8 +57,9 @@ pub fn format_of(config: &Json) -> Result<Option<Format>> {
         "gptq" => Ok(Some(Format::Gptq)),
         "awq" => Ok(Some(Format::Awq)),
         "bitsandbytes" => Ok(Some(Format::Bnb)),
+        "fp8" => Ok(Some(Format::Fp8)),
         other => {
-            let known = "compressed-tensors, gptq, awq, bitsandbytes";
+            let known = "compressed-tensors, gptq, awq, bitsandbytes, fp8";
             Err(Error::Checkpoint(format!("quantization_config: '{other}' is not read; {known} are")))
         }
     }
@@ -70,12 +71,29 @@ pub(crate) const fn marks(format: Format) -> &'static [&'static str] {
         Format::CompressedTensors => &[".weight_scale"],
         Format::Gptq | Format::GptqV2 | Format::Awq => &[".qweight"],
         Format::Bnb => &[".SCB", ".weight.quant_state.bitsandbytes__nf4", ".weight.quant_state.bitsandbytes__fp4"],
+        Format::Fp8 => &[".weight_scale_inv", ".weight_scale"],
     }
 }
 
+/// What is quantized and not read: matrices of experts that are stacked in one tensor.
+pub(crate) fn stacked(tensors: &[Meta], format: Format) -> Option<&Meta> {
+    let scale = |meta: &&Meta| meta.name.ends_with("_scale_inv") && !meta.name.ends_with(".weight_scale_inv");
+    tensors.iter().find(scale).filter(|_| format == Format::Fp8)
+}
+
+/// The rule that such a tensor breaks.
+pub(crate) const STACKED: &str = "FP8 codes of experts that are stacked in one tensor are not read";
+
 /// What else a quantized module may hold, which a dense one has not: about activations, or superseded.
-const SPARE: [&str; 6] =
-    ["weight_shape", "input_scale", "input_zero_point", "input_global_scale", "output_scale", "weight_format"];
+const SPARE: [&str; 7] = [
+    "weight_shape",
+    "input_scale",
+    "input_zero_point",
+    "input_global_scale",
+    "output_scale",
+    "activation_scale",
+    "weight_format",
+];
 
 /// The quantized modules of a checkpoint: for each, the suffixes and places of its tensors, in the checkpoint's order.
 pub(crate) fn modules(tensors: &[Meta], format: Format) -> BTreeMap<&str, Vec<(&str, usize)>> {
@@ -104,6 +122,9 @@ impl Quantized {
     /// # Errors
     /// [`Error::Checkpoint`], with the module's name, where its tensors are not what the format gives it.
     pub fn new(base: Arc<dyn Source>, config: &Json, format: Format) -> Result<Quantized> {
+        if let Some(meta) = stacked(base.tensors(), format) {
+            return Err(Error::Checkpoint(format!("{}: {}: {STACKED}", base.label(), meta.name)));
+        }
         let modules = modules(base.tensors(), format);
         let mut owners = vec![None; base.tensors().len()];
         for (module, held) in &modules {
@@ -111,7 +132,7 @@ impl Quantized {
         }
         let stated = ["dtype", "torch_dtype"].into_iter().find_map(|key| config[key].as_str());
         let stated = stated.and_then(Dtype::from_torch_name).filter(|dtype| dtype.is_float());
-        let bits = one_width(&config["quantization_config"]);
+        let quantization = stated_in(&config["quantization_config"]).map_err(|error| error.within(base.label()))?;
         let mut made = (Vec::new(), Vec::new());
         let mut add = |meta: Meta, origin| {
             made.0.push(meta);
@@ -124,7 +145,7 @@ impl Quantized {
             };
             let held = &modules[module];
             if held[0].1 == at {
-                let weight = Weight::new(base.as_ref(), held, format, bits)
+                let weight = Weight::new(base.as_ref(), held, format, quantization)
                     .map_err(|error| error.within(&format!("{}: {module}", base.label())))?;
                 let shape = vec![weight.stored.rows as u64, weight.stored.columns as u64];
                 let dtype = stated.unwrap_or(weight.stored.layout.dtype);
@@ -141,8 +162,8 @@ impl Quantized {
 }
 
 impl Weight {
-    /// The layout of a module's tensors; `bits` as in [`Held::recognise`].
-    pub(crate) fn new(base: &dyn Source, held: &[(&str, usize)], format: Format, bits: Option<u32>) -> Result<Weight> {
+    /// The layout of a module's tensors; `stated` as in [`Held::recognise`].
+    pub(crate) fn new(base: &dyn Source, held: &[(&str, usize)], format: Format, stated: Stated) -> Result<Weight> {
         let find = |suffix: &str| {
             let found = held.iter().find(|(name, _)| *name == suffix).map(|(_, at)| *at);
             found.ok_or_else(|| Error::Checkpoint(format!("{suffix}: not there")))
@@ -159,7 +180,7 @@ impl Weight {
         };
         let tensors =
             held.iter().map(|(suffix, at)| (*suffix, base.tensors()[*at].dtype, &base.tensors()[*at].shape[..]));
-        let stored = Held { tensors: tensors.collect(), bytes: &small }.recognise(format, bits)?;
+        let stored = Held { tensors: tensors.collect(), bytes: &small }.recognise(format, stated)?;
         let tensors = stored.layout.tensors(stored.rows, stored.columns)?;
         let known = |suffix: &str| {
             suffix == "bias" || SPARE.contains(&suffix) || tensors.iter().any(|tensor| tensor.suffix == suffix)
@@ -204,8 +225,26 @@ impl Weight {
     }
 }
 
+/// What a `quantization_config` says of every module.
+///
+/// # Errors
+/// Its `weight_block_size` is not two numbers.
+pub(crate) fn stated_in(quantization: &Json) -> Result<Stated> {
+    let size = &quantization["weight_block_size"];
+    let side = |at: usize| size[at].as_u64().filter(|side| *side > 0).and_then(|side| usize::try_from(side).ok());
+    let block = match (side(0), side(1), &size[2]) {
+        _ if size.is_null() => None,
+        (Some(rows), Some(columns), Json::Null) => Some([rows, columns]),
+        _ => {
+            let rule = format!("weight_block_size: {size} is not a number of rows and one of columns");
+            return Err(Error::Checkpoint(format!("quantization_config.{rule}")));
+        }
+    };
+    Ok(Stated { bits: one_width(quantization), block })
+}
+
 /// The bits of all `config_groups`, where they agree.
-pub(crate) fn one_width(quantization: &Json) -> Option<u32> {
+fn one_width(quantization: &Json) -> Option<u32> {
     let groups = quantization["config_groups"].as_object()?;
     let mut widths = groups.values().map(|group| group["weights"]["num_bits"].as_u64());
     let first = widths.next()??;

@@ -5,6 +5,7 @@
 use polmrs_core::{Dtype, Error, Result};
 use polmrs_engine::source::{Meta, Source};
 use polmrs_quant::check::check;
+use polmrs_quant::codebook::Table;
 use polmrs_quant::coder::Coder;
 use polmrs_quant::format::{Coding, Format, Group, Layout, quantization_config};
 use polmrs_quant::fp4::nv_global;
@@ -66,8 +67,10 @@ fn models() -> Result<Vec<Model>> {
         (Format::GptqV2, int(3, false, Group::Channel), false),
         (Format::Awq, int(4, false, sized), false),
         (Format::Bnb, Coding::Int8, false),
-        (Format::Bnb, Coding::Nf4 { block: 64, nested: false }, false),
-        (Format::Bnb, Coding::Nf4 { block: 64, nested: true }, false),
+        (Format::Bnb, Coding::Codebook { table: Table::Nf4, block: 64, nested: false }, false),
+        (Format::Bnb, Coding::Codebook { table: Table::Nf4, block: 64, nested: true }, false),
+        (Format::Bnb, Coding::Codebook { table: Table::Fp4, block: 64, nested: true }, false),
+        (Format::Fp8, Coding::Fp8 { group: Group::Block { rows: 24, columns: 40 } }, false),
     ];
     let x: Vec<f32> = (0..ROWS * COLUMNS).map(|at| ((at * 7919 % 1013) as f32 - 500.0) / 300.0).collect();
     let made = |(format, coding, activations): (Format, Coding, bool)| {
@@ -76,7 +79,7 @@ fn models() -> Result<Vec<Model>> {
         let rows = coder.encode(&x, COLUMNS, nv_global(2.0));
         let mut tensors = vec![Meta { name: "norm.weight".into(), dtype: Dtype::F32, shape: vec![2] }];
         let mut data = vec![vec![0; 8]];
-        for (tensor, bytes) in layout.write_all(&rows, ROWS, COLUMNS)? {
+        for (tensor, bytes) in layout.written(&rows, ROWS, COLUMNS)? {
             let name = format!("layer.up_proj.{}", tensor.suffix);
             tensors.push(Meta { name, dtype: tensor.dtype, shape: tensor.shape });
             data.push(bytes);

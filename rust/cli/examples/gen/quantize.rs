@@ -50,7 +50,7 @@ pub(crate) fn classes() -> String {
                      asym: bool = False\n    \"\"\"With zero points.\"\"\"\n"
                 );
             }
-            Coding::Nf4 { .. } => {
+            Coding::Codebook { .. } => {
                 text += "\n    double: bool = False\n    \"\"\"Scales are quantized too.\"\"\"\n";
             }
             _ => {}
@@ -119,8 +119,9 @@ pub(crate) fn page() -> String {
         let group = match spec.coding {
             Coding::Int { group: Group::Size(size), .. } => format!("{size}, or another"),
             Coding::Int { .. } if spec.free => "row, or another".into(),
+            Coding::Fp8 { group: Group::Block { rows, columns } } => format!("{rows} x {columns}"),
             Coding::Int { .. } | Coding::Fp8 { .. } | Coding::Int8 => "row".into(),
-            Coding::Nf4 { block, .. } => format!("{block}, through all rows"),
+            Coding::Codebook { block, .. } => format!("{block}, through all rows"),
             coding => coding.group(1024).to_string(),
         };
         let (name, class, doc) = (spec.name, spec.class, spec.doc);

@@ -27,7 +27,7 @@ pub(crate) struct Quantize {
     /// How codes are found: rtn, mse or hqq, and settings after it, as in 'mse steps=50 shrink=0.5'
     #[arg(long, default_value = "rtn")]
     pub(crate) method: String,
-    /// What the files look like [default: compressed-tensors; bnb for nf4 and llm-int8]
+    /// What the files look like [default: compressed-tensors; bnb for nf4 and llm-int8, fp8 for fp8-block]
     #[arg(long, value_parser = Format::ALL.map(Format::name))]
     pub(crate) format: Option<String>,
     /// Another scheme, or none, for modules whose names a pattern finds, as in 'mlp.down_proj=w8a16 group=32'; the first

@@ -4,10 +4,12 @@ use crate::array::{Any, Bits, read, write};
 use crate::call::quick;
 use crate::error::to_py;
 use crate::quant::float_type;
+use numpy::PyArray1;
 use polmrs_core::{Dtype, Error};
-use polmrs_quant::format::{Coding, Format, Group, Held, Layout, Rows, Stored, Tensor, quantization_config};
+use polmrs_quant::codebook::Table;
+use polmrs_quant::format::{Coding, Format, Group, Held, Layout, Rows, Stated, Stored, Tensor, quantization_config};
 use pyo3::prelude::*;
-use pyo3::types::PyByteArray;
+use std::borrow::Cow;
 
 /// A layout as Python names it.
 #[derive(FromPyObject)]
@@ -35,7 +37,7 @@ impl Spec {
             "fp8" => Coding::Fp8 { group },
             "mxfp4" => Coding::Mxfp4,
             "nvfp4" => Coding::Nvfp4,
-            "nf4" => Coding::Nf4 { block: self.group.unsigned_abs(), nested: self.nested },
+            "nf4" => Coding::Codebook { table: Table::Nf4, block: self.group.unsigned_abs(), nested: self.nested },
             _ => Coding::Int8,
         };
         let format = Format::from_name(&self.format).map_err(|error| to_py(py, &error))?;
@@ -47,7 +49,7 @@ impl Spec {
 type Given<'py> = (String, String, Vec<u64>, Any<'py>);
 
 /// The same on its way out.
-type Written<'py> = (&'static str, &'static str, Vec<u64>, Bound<'py, PyByteArray>);
+type Written<'py> = (&'static str, &'static str, Vec<u64>, Bound<'py, PyArray1<u8>>);
 
 /// Codes and scales (as `Rows` has them) in a layout: suffix, type, shape and bytes of each tensor.
 #[pyfunction]
@@ -71,14 +73,21 @@ pub(super) fn to_format<'py>(
         Some(scales) => slice!(read::<f32>("scales", scales)?).to_vec(),
         None => Vec::new(),
     };
-    let packed = u8s("packed", Some(packed))?;
+    let packed = read::<u8>("packed", packed)?;
+    let packed = Cow::Borrowed(slice!(packed));
     let block =
         Rows { packed, scales, bytes: u8s("bytes", bytes)?, zeros: u8s("zeros", zeros)?, order: Vec::new(), global };
-    let written = quick(py, || layout.write_all(&block, rows, columns))?;
-    let entry = |(tensor, bytes): (Tensor, Vec<u8>)| {
-        (tensor.suffix, tensor.dtype.torch_name(), tensor.shape, PyByteArray::new(py, &bytes))
-    };
-    Ok(written.into_iter().map(entry).collect())
+    let tensors = layout.writable().and_then(|()| layout.tensors(rows, columns)).map_err(|error| to_py(py, &error))?;
+    // numpy asks for pages of 2 MB where an array is large.
+    let arrays: Vec<_> = tensors.iter().map(|tensor| PyArray1::<u8>::zeros(py, tensor.nbytes(), false)).collect();
+    {
+        let borrowed = arrays.iter().map(|array| write::<u8>("tensors", array.as_any()));
+        let mut borrowed = borrowed.collect::<PyResult<Vec<_>>>()?;
+        let mut parts: Vec<&mut [u8]> = borrowed.iter_mut().map(|array| slice_mut!(array)).collect();
+        quick(py, || layout.write_all(&block, rows, columns, &mut parts))?;
+    }
+    let entry = |(tensor, bytes): (Tensor, _)| (tensor.suffix, tensor.dtype.torch_name(), tensor.shape, bytes);
+    Ok(tensors.into_iter().zip(arrays).map(entry).collect())
 }
 
 /// `quantization_config` of a model whose layers all have one layout, as JSON.
@@ -112,10 +121,10 @@ impl<'py> Borrowed<'py> {
         found.map(|(.., bits)| bits.bytes()).ok_or_else(|| Error::Checkpoint(format!("{suffix}: not there")))
     }
 
-    fn stored(&self, format: &str, bits: Option<u32>) -> polmrs_core::Result<Stored> {
+    fn stored(&self, format: &str, stated: Stated) -> polmrs_core::Result<Stored> {
         let tensors = self.tensors.iter().map(|(name, dtype, shape, _)| (name.as_str(), *dtype, &shape[..])).collect();
         Held { tensors, bytes: &|suffix| self.find(suffix).map(<[u8]>::to_vec) }
-            .recognise(Format::from_name(format)?, bits)
+            .recognise(Format::from_name(format)?, stated)
     }
 }
 
@@ -126,8 +135,10 @@ pub(super) fn format_shape<'py>(
     format: &str,
     tensors: Vec<Given<'py>>,
     bits: Option<u32>,
+    block: Option<[usize; 2]>,
 ) -> PyResult<(usize, usize)> {
-    let stored = Borrowed::new(py, tensors)?.stored(format, bits).map_err(|error| to_py(py, &error))?;
+    let stored =
+        Borrowed::new(py, tensors)?.stored(format, Stated { bits, block }).map_err(|error| to_py(py, &error))?;
     Ok((stored.rows, stored.columns))
 }
 
@@ -138,12 +149,13 @@ pub(super) fn from_format<'py>(
     format: &str,
     tensors: Vec<Given<'py>>,
     bits: Option<u32>,
+    block: Option<[usize; 2]>,
     out: &Any<'py>,
 ) -> PyResult<()> {
     let borrowed = Borrowed::new(py, tensors)?;
     let mut out = write::<f32>("out", out)?;
     let out = slice_mut!(out);
-    let stored = borrowed.stored(format, bits).map_err(|error| to_py(py, &error))?;
+    let stored = borrowed.stored(format, Stated { bits, block }).map_err(|error| to_py(py, &error))?;
     let tensors = stored.layout.tensors(stored.rows, stored.columns);
     let wholes: polmrs_core::Result<Vec<&[u8]>> =
         tensors.and_then(|tensors| tensors.iter().map(|tensor| borrowed.find(tensor.suffix)).collect());

@@ -9,9 +9,9 @@
 //! `w = (q - z) s`. Nibble `i` of a word belongs to output `8 j + ORDER[i]`. Everything is transposed, so a block of eight
 //! rows is a column of words. Symmetric grids are stored with their zero point of 8.
 
-use super::words::{TILE, tiles, turned};
-use super::{Coding, Format, Group, Held, Layout, Part, Rows, Stored, Strip, Tensor, narrow, widen};
-use polmrs_core::{Dtype, Error, Result, simd};
+use super::words::{Line, TILE, Tile, load, store, tiles, turned};
+use super::{Coding, Format, Group, Held, Layout, Part, Rows, Stored, Strip, Tensor, widen};
+use polmrs_core::{Dtype, Error, Result, dtype, simd};
 use serde_json::{Value, json};
 
 pub(super) const CODINGS: &str = "awq holds int4 in channels or groups";
@@ -20,7 +20,7 @@ pub(super) const CODINGS: &str = "awq holds int4 in channels or groups";
 const ORDER: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
 
 /// Of 16 words of each row, and of 16 stripes: the eight words whose nibbles are turned, beside those of the other stripes.
-type Tile = [[[[u8; 4]; TILE]; 8]; TILE];
+type Eights = [[Line; 8]; TILE];
 
 pub(super) fn tensors(layout: &Layout, rows: usize, columns: usize) -> Result<Vec<Tensor>> {
     let Coding::Int { bits: 4, group: Group::Channel | Group::Size(_), .. } = layout.coding else {
@@ -40,25 +40,30 @@ pub(super) fn tensors(layout: &Layout, rows: usize, columns: usize) -> Result<Ve
     ])
 }
 
-pub(super) fn write(layout: &Layout, block: &Rows, columns: usize, parts: &mut [Vec<u8>]) {
+pub(super) fn write(layout: &Layout, block: &Rows<'_>, columns: usize, parts: &mut [&mut [u8]]) {
     let groups = columns / layout.coding.group(columns);
     let count = block.scales.len() / groups;
-    parts[0].resize(block.packed.len(), 0);
     to_stripes(block.packed.as_chunks::<4>().0, columns / 8, parts[0].as_chunks_mut::<4>().0);
-    parts[1] = match layout.coding {
-        Coding::Int { symmetric: false, .. } => pack_zeros(&block.zeros, count, groups),
-        _ => vec![0x88; count * groups / 2],
-    };
-    parts[2] = narrow(layout.dtype, &turned(&block.scales, count));
+    match layout.coding {
+        Coding::Int { symmetric: false, .. } => pack_zeros(&block.zeros, count, groups, parts[1]),
+        _ => parts[1].fill(0x88),
+    }
+    dtype::from_f32(layout.dtype, &turned(&block.scales, count), parts[2]);
 }
 
-pub(super) fn read(layout: &Layout, parts: &[Strip<'_>], count: usize, columns: usize, mut packed: Vec<u8>) -> Rows {
+pub(super) fn read(
+    layout: &Layout,
+    parts: &[Strip<'_>],
+    count: usize,
+    columns: usize,
+    mut packed: Vec<u8>,
+) -> Rows<'static> {
     let groups = columns / layout.coding.group(columns);
     packed.resize(parts[0].nbytes(), 0);
     let (stripes, stride) = parts[0].matrix(columns);
     from_stripes(stripes, stride, columns / 8, packed.as_chunks_mut::<4>().0);
     Rows {
-        packed,
+        packed: packed.into(),
         scales: turned(&widen(layout.dtype, &parts[2].together()), groups),
         zeros: unpack_zeros(&parts[1].together(), count, groups),
         ..Rows::default()
@@ -66,13 +71,13 @@ pub(super) fn read(layout: &Layout, parts: &[Strip<'_>], count: usize, columns: 
 }
 
 /// Zero points `[count, groups]` to words `[groups, count / 8]`.
-fn pack_zeros(zeros: &[u8], count: usize, groups: usize) -> Vec<u8> {
+fn pack_zeros(zeros: &[u8], count: usize, groups: usize, words: &mut [u8]) {
     let word = |at: usize| {
         let (group, stripe) = (at / (count / 8), at % (count / 8));
         let zero = |nibble: usize| u32::from(zeros[(8 * stripe + ORDER[nibble]) * groups + group]);
         (0..8).fold(0, |word, nibble| word | zero(nibble) << (4 * nibble))
     };
-    (0..groups * count / 8).flat_map(|at| word(at).to_le_bytes()).collect()
+    words.as_chunks_mut::<4>().0.iter_mut().enumerate().for_each(|(at, bytes)| *bytes = word(at).to_le_bytes());
 }
 
 fn unpack_zeros(words: &[u8], count: usize, groups: usize) -> Vec<u8> {
@@ -88,13 +93,7 @@ fn unpack_zeros(words: &[u8], count: usize, groups: usize) -> Vec<u8> {
 
 /// The 8 x 8 matrix of nibbles in eight words, transposed, for 16 stripes at once.
 #[inline(always)]
-fn turn_nibbles(lines: &mut [[[u8; 4]; TILE]; 8]) {
-    let mut words = [[0; TILE]; 8];
-    for (words, line) in words.iter_mut().zip(&*lines) {
-        for lane in 0..TILE {
-            words[lane] = u32::from_le_bytes(line[lane]);
-        }
-    }
+fn turn_nibbles(words: &mut [Line; 8]) {
     for (step, mask) in [(4, 0x0000_ffff_u32), (2, 0x00ff_00ff), (1, 0x0f0f_0f0f)] {
         for at in (0..8).filter(|at| at & step == 0) {
             let (lower, upper) = (words[at], words[at + step]);
@@ -106,34 +105,15 @@ fn turn_nibbles(lines: &mut [[[u8; 4]; TILE]; 8]) {
             }
         }
     }
-    for (line, words) in lines.iter_mut().zip(&words) {
-        for lane in 0..TILE {
-            line[lane] = words[lane].to_le_bytes();
-        }
-    }
 }
 
 simd! {
     /// Rows of `width` words to columns: word `[8 w + c, j]` has column `8 w + c` of rows `8 j ..`.
     fn to_stripes(rows: &[[u8; 4]], width: usize, stripes: &mut [[u8; 4]]) {
         let count = rows.len() / width / 8;
-        if count < TILE || width < TILE {
-            stripes.fill([0; 4]);
-            return codes(count, width, count).for_each(|(row, stripe)| set_code(stripes, stripe, code(rows, row)));
-        }
-        let mut tile: Tile = Default::default();
-        for (left, first) in tiles(width, count) {
-            for (stripe, nibble) in (0..TILE).flat_map(|stripe| (0..8).map(move |nibble| (stripe, nibble))) {
-                let row = 8 * (first + stripe) + ORDER[nibble];
-                let words = &rows[row * width + left..][..TILE];
-                tile.iter_mut().zip(words).for_each(|(eight, word)| eight[nibble][stripe] = *word);
-            }
-            for (at, eight) in tile.iter_mut().enumerate() {
-                turn_nibbles(eight);
-                for (column, line) in eight.iter().enumerate() {
-                    stripes[(8 * (left + at) + column) * count + first..][..TILE].copy_from_slice(line);
-                }
-            }
+        match [width.min(TILE), count.min(TILE)] {
+            [TILE, TILE] => tiles_to_stripes(rows, [width, count], [TILE; 2], stripes),
+            short => tiles_to_stripes(rows, [width, count], short, stripes),
         }
     }
 }
@@ -142,46 +122,61 @@ simd! {
     /// What [`to_stripes`] did, undone, where columns begin `stride` words apart.
     fn from_stripes(stripes: &[[u8; 4]], stride: usize, width: usize, rows: &mut [[u8; 4]]) {
         let count = rows.len() / width / 8;
-        if count < TILE || width < TILE {
-            rows.fill([0; 4]);
-            return codes(count, width, stride).for_each(|(row, stripe)| set_code(rows, row, code(stripes, stripe)));
+        match [width.min(TILE), count.min(TILE)] {
+            [TILE, TILE] => tiles_from_stripes(stripes, stride, [width, count], [TILE; 2], rows),
+            short => tiles_from_stripes(stripes, stride, [width, count], short, rows),
         }
-        let mut tile: Tile = Default::default();
-        for (left, first) in tiles(width, count) {
-            for (at, eight) in tile.iter_mut().enumerate() {
-                for (column, line) in eight.iter_mut().enumerate() {
-                    line.copy_from_slice(&stripes[(8 * (left + at) + column) * stride + first..][..TILE]);
-                }
-                turn_nibbles(eight);
+    }
+}
+
+/// Tile by tile, of which `wide` words and `high` stripes are there. Called with constants, its copies have no lengths to look at.
+#[inline(always)]
+fn tiles_to_stripes(rows: &[[u8; 4]], [width, count]: [usize; 2], [wide, high]: [usize; 2], stripes: &mut [[u8; 4]]) {
+    let (mut eights, mut tile) = (Eights::default(), Tile::default());
+    for (first, left) in tiles(count, width) {
+        for (nibble, output) in ORDER.into_iter().enumerate() {
+            for (stripe, line) in tile.lines_mut().iter_mut().enumerate().take(high) {
+                let row = 8 * (first + stripe) + output;
+                load(&rows[row * width + left..][..wide], line);
             }
-            for (stripe, nibble) in (0..TILE).flat_map(|stripe| (0..8).map(move |nibble| (stripe, nibble))) {
-                let row = 8 * (first + stripe) + ORDER[nibble];
-                let words = &mut rows[row * width + left..][..TILE];
-                words.iter_mut().zip(&tile).for_each(|(word, eight)| *word = eight[nibble][stripe]);
+            tile.turn();
+            eights.iter_mut().zip(tile.lines()).for_each(|(eight, line)| eight[nibble] = *line);
+        }
+        for (at, eight) in eights.iter_mut().enumerate().take(wide) {
+            turn_nibbles(eight);
+            for (column, line) in eight.iter().enumerate() {
+                store(line, &mut stripes[(8 * (left + at) + column) * count + first..][..high]);
             }
         }
     }
 }
 
-/// A word, and the place of a code in it.
-type Place = (usize, usize);
-
-/// Where each code is in rows of `width` words, and in stripes that begin `stride` words apart.
-fn codes(count: usize, width: usize, stride: usize) -> impl Iterator<Item = (Place, Place)> {
-    (0..64 * count * width).map(move |at| {
-        let (column, stripe, nibble) = (at / 8 / count, at / 8 % count, at % 8);
-        let row = 8 * stripe + ORDER[nibble];
-        ((row * width + column / 8, column % 8), (column * stride + stripe, nibble))
-    })
-}
-
-fn code(words: &[[u8; 4]], (word, nibble): Place) -> u32 {
-    (u32::from_le_bytes(words[word]) >> (4 * nibble)) & 15
-}
-
-/// Sets a code that is 0.
-fn set_code(words: &mut [[u8; 4]], (word, nibble): Place, code: u32) {
-    words[word] = (u32::from_le_bytes(words[word]) | code << (4 * nibble)).to_le_bytes();
+/// The same, undone.
+#[inline(always)]
+fn tiles_from_stripes(
+    stripes: &[[u8; 4]],
+    stride: usize,
+    [width, count]: [usize; 2],
+    [wide, high]: [usize; 2],
+    rows: &mut [[u8; 4]],
+) {
+    let (mut eights, mut tile) = (Eights::default(), Tile::default());
+    for (left, first) in tiles(width, count) {
+        for (at, eight) in eights.iter_mut().enumerate().take(wide) {
+            for (column, line) in eight.iter_mut().enumerate() {
+                load(&stripes[(8 * (left + at) + column) * stride + first..][..high], line);
+            }
+            turn_nibbles(eight);
+        }
+        for (nibble, output) in ORDER.into_iter().enumerate() {
+            tile.lines_mut().iter_mut().zip(&eights).for_each(|(line, eight)| *line = eight[nibble]);
+            tile.turn();
+            for (stripe, line) in tile.lines().iter().enumerate().take(high) {
+                let row = 8 * (first + stripe) + output;
+                store(line, &mut rows[row * width + left..][..wide]);
+            }
+        }
+    }
 }
 
 pub(super) fn config(layouts: &[(Layout, Vec<String>)], ignore: &[String]) -> Value {

@@ -1,30 +1,41 @@
-//! bitsandbytes: NF4 in blocks, plain or with quantized scales, and LLM.int8().
+//! bitsandbytes: NF4 and FP4 in blocks, plain or with quantized scales, and LLM.int8(). FP4 is read, and not written.
 //!
 //! | coding | tensors of a module |
 //! |---|---|
 //! | NF4 | `weight` u8 `[n / 2, 1]`, `weight.absmax` f32 `[n / 64]`, `weight.quant_map` f32 `[16]`, `weight.quant_state.bitsandbytes__nf4` u8: JSON |
-//! | NF4, nested | the same with `weight.absmax` u8, `weight.nested_absmax` f32 `[n / 64 / 256]`, `weight.nested_quant_map` f32 `[256]` |
+//! | FP4 | the same, with `..bitsandbytes__fp4` |
+//! | nested | the same with `weight.absmax` u8, `weight.nested_absmax` f32 `[n / 64 / 256]`, `weight.nested_quant_map` f32 `[256]` |
 //! | LLM.int8() | `weight` i8 `[out, in]`, `SCB` f32 `[out]`: each row's largest magnitude, `weight_format` u8 `[]`: 0 |
 //!
 //! Blocks run through all rows, so a block of rows is whole only where its elements are.
 
-use super::{Coding, Format, Held, Layout, Part, Rows, Stored, Strip, Tensor, widen};
-use crate::codebook::{self, NESTED_BLOCK, NF4};
-use polmrs_core::{Dtype, Error, Result};
+use super::{Coding, Format, Held, Layout, Part, Rows, Stored, Strip, Tensor, narrow, widen};
+use crate::codebook::{self, NESTED_BLOCK, Table};
+use polmrs_core::{Dtype, Error, Result, dtype};
 use serde_json::{Value, json};
 
-pub(super) const CODINGS: &str = "bnb holds nf4, nested or not, and llm-int8";
+pub(super) const CODINGS: &str = "bnb holds nf4 and fp4, nested or not, and llm-int8";
 
 /// The state's JSON is filled up with spaces to this many bytes: its length must not depend on the mean of the scales.
 const STATE_LEN: usize = 256;
 
 /// The tensor that holds it; other writers do not fill it up.
-pub(super) const STATE: &str = "weight.quant_state.bitsandbytes__nf4";
+pub(super) const fn state_of(table: Table) -> &'static str {
+    match table {
+        Table::Nf4 => "weight.quant_state.bitsandbytes__nf4",
+        Table::Fp4 => "weight.quant_state.bitsandbytes__fp4",
+    }
+}
+
+/// Whether a tensor is a state.
+pub(super) fn is_state(suffix: &str) -> bool {
+    [Table::Nf4, Table::Fp4].into_iter().any(|table| state_of(table) == suffix)
+}
 
 pub(super) fn tensors(layout: &Layout, rows: usize, columns: usize) -> Result<Vec<Tensor>> {
     let floats = |suffix, len| Tensor::new(suffix, Dtype::F32, &[len], Part::Whole);
     Ok(match layout.coding {
-        Coding::Nf4 { block, nested } => {
+        Coding::Codebook { table, block, nested } => {
             let (size, grain) = (rows * columns, grain(layout, columns));
             let runs = |suffix, dtype, each: usize, shape: &[usize]| {
                 Tensor::new(suffix, dtype, shape, Part::Lines { rows: grain, lines: grain * columns / each })
@@ -33,8 +44,8 @@ pub(super) fn tensors(layout: &Layout, rows: usize, columns: usize) -> Result<Ve
             let mut tensors = vec![
                 runs("weight", Dtype::U8, 2, &[size.div_ceil(2), 1]),
                 runs("weight.absmax", dtype, block, &[blocks]),
-                floats("weight.quant_map", NF4.len()),
-                Tensor::new(STATE, Dtype::U8, &[STATE_LEN], Part::Whole),
+                floats("weight.quant_map", table.values().len()),
+                Tensor::new(state_of(table), Dtype::U8, &[STATE_LEN], Part::Whole),
             ];
             if nested {
                 let each = block * NESTED_BLOCK;
@@ -54,7 +65,7 @@ pub(super) fn tensors(layout: &Layout, rows: usize, columns: usize) -> Result<Ve
 
 pub(super) fn grain(layout: &Layout, columns: usize) -> usize {
     let unit = match layout.coding {
-        Coding::Nf4 { block, nested } => {
+        Coding::Codebook { block, nested, .. } => {
             if nested {
                 block * NESTED_BLOCK
             } else {
@@ -71,31 +82,31 @@ fn divisor(a: usize, b: usize) -> usize {
     if b == 0 { a.max(1) } else { divisor(b, a % b) }
 }
 
-pub(super) fn write(layout: &Layout, block: &Rows, parts: &mut [Vec<u8>]) {
-    parts[0].clone_from(&block.packed);
-    if let Coding::Nf4 { nested: true, .. } = layout.coding {
+pub(super) fn write(layout: &Layout, block: &Rows<'_>, parts: &mut [&mut [u8]]) {
+    parts[0].copy_from_slice(&block.packed);
+    if let Coding::Codebook { nested: true, .. } = layout.coding {
         let nested = codebook::nest_around(&block.scales, block.global);
-        parts[1] = nested.codes;
-        parts[4] = floats(&nested.scales);
+        parts[1].copy_from_slice(&nested.codes);
+        dtype::from_f32(Dtype::F32, &nested.scales, parts[4]);
     } else {
-        parts[1] = floats(&block.scales);
+        dtype::from_f32(Dtype::F32, &block.scales, parts[1]);
     }
 }
 
 pub(super) fn whole(layout: &Layout, suffix: &str, rows: usize, columns: usize, global: f32) -> Vec<u8> {
-    match suffix {
-        "weight.quant_map" => floats(&NF4),
-        "weight.nested_quant_map" => floats(codebook::dynamic_map()),
-        "weight_format" => vec![0],
+    match (suffix, layout.coding) {
+        ("weight.quant_map", Coding::Codebook { table, .. }) => narrow(Dtype::F32, table.values()),
+        ("weight.nested_quant_map", _) => narrow(Dtype::F32, codebook::dynamic_map()),
+        ("weight_format", _) => vec![0],
         _ => state(layout, rows, columns, global),
     }
 }
 
 /// The packed JSON of bitsandbytes' `QuantState`.
 fn state(layout: &Layout, rows: usize, columns: usize, offset: f32) -> Vec<u8> {
-    let Coding::Nf4 { block, nested } = layout.coding else { return Vec::new() };
+    let Coding::Codebook { table, block, nested } = layout.coding else { return Vec::new() };
     let mut state = json!({
-        "quant_type": "nf4",
+        "quant_type": table.name(),
         "blocksize": block,
         "dtype": layout.dtype.torch_name(),
         "shape": [rows, columns],
@@ -110,10 +121,10 @@ fn state(layout: &Layout, rows: usize, columns: usize, offset: f32) -> Vec<u8> {
     text
 }
 
-pub(super) fn read(layout: &Layout, parts: &[Strip<'_>], packed: Vec<u8>) -> Result<Rows> {
-    let mut block = Rows { packed: parts[0].copied_into(packed), ..Rows::default() };
+pub(super) fn read<'a>(layout: &Layout, parts: &[Strip<'a>]) -> Result<Rows<'a>> {
+    let mut block = Rows { packed: parts[0].together(), ..Rows::default() };
     block.scales = match layout.coding {
-        Coding::Nf4 { nested: true, .. } => {
+        Coding::Codebook { nested: true, .. } => {
             block.global = offset(&parts[3].together())?;
             let scales = widen(Dtype::F32, &parts[4].together());
             codebook::unnest(&codebook::Nested {
@@ -150,13 +161,14 @@ pub(super) fn recognise(held: &Held<'_>) -> Result<Stored> {
         let (rows, columns) = (held.axis("weight", 0)?, held.axis("weight", 1)?);
         return Ok(stored(Coding::Int8, Dtype::F32, rows, columns));
     }
-    let state = parsed(&(held.bytes)(STATE)?)?;
+    let table = if held.find(state_of(Table::Fp4)).is_some() { Table::Fp4 } else { Table::Nf4 };
+    let state = parsed(&(held.bytes)(state_of(table))?)?;
     let wrong = |key: &str| Error::Checkpoint(format!("quant_state: {key}: {} is not what is read", state[key]));
     let nested = held.find("weight.nested_absmax").is_some();
     if nested && state["nested_blocksize"] != json!(NESTED_BLOCK) {
         return Err(wrong("nested_blocksize"));
     }
-    if state["quant_type"] != "nf4" {
+    if state["quant_type"] != table.name() {
         return Err(wrong("quant_type"));
     }
     let block = state["blocksize"].as_u64().filter(|block| (2..=1 << 20).contains(block) && block % 2 == 0);
@@ -165,22 +177,21 @@ pub(super) fn recognise(held: &Held<'_>) -> Result<Stored> {
         |at: usize| state["shape"][at].as_u64().filter(|size| (1..1 << 31).contains(size)).map(|size| size as usize);
     let (rows, columns) = axis(0).zip(axis(1)).filter(|_| state["shape"][2].is_null()).ok_or_else(|| wrong("shape"))?;
     let block = block.ok_or_else(|| wrong("blocksize"))? as usize;
-    Ok(stored(Coding::Nf4 { block, nested }, dtype.ok_or_else(|| wrong("dtype"))?, rows, columns))
-}
-
-fn floats(x: &[f32]) -> Vec<u8> {
-    x.iter().flat_map(|x| x.to_le_bytes()).collect()
+    Ok(stored(Coding::Codebook { table, block, nested }, dtype.ok_or_else(|| wrong("dtype"))?, rows, columns))
 }
 
 pub(super) fn config(layouts: &[(Layout, Vec<String>)], ignore: &[String]) -> Value {
     let (layout, _) = &layouts[0];
-    let nf4 = matches!(layout.coding, Coding::Nf4 { .. });
+    let (four, table) = match layout.coding {
+        Coding::Codebook { table, .. } => (true, table),
+        _ => (false, Table::Nf4),
+    };
     json!({
         "quant_method": "bitsandbytes",
-        "load_in_4bit": nf4,
-        "load_in_8bit": !nf4,
-        "bnb_4bit_quant_type": "nf4",
-        "bnb_4bit_use_double_quant": matches!(layout.coding, Coding::Nf4 { nested: true, .. }),
+        "load_in_4bit": four,
+        "load_in_8bit": !four,
+        "bnb_4bit_quant_type": table.name(),
+        "bnb_4bit_use_double_quant": matches!(layout.coding, Coding::Codebook { nested: true, .. }),
         "bnb_4bit_compute_dtype": layout.dtype.torch_name(),
         "bnb_4bit_quant_storage": "uint8",
         "llm_int8_threshold": 6.0,

@@ -1,7 +1,9 @@
 //! What codes mean, whatever file they are stored in.
 
+use crate::codebook::Table;
 use crate::matrix;
 use polmrs_core::{Error, Result};
+use std::borrow::Cow;
 use std::fmt;
 
 /// What shares a scale.
@@ -13,14 +15,21 @@ pub enum Group {
     Channel,
     /// So many neighbours within a row.
     Size(usize),
+    /// So many neighbours of so many rows, counted from the first of both; the last may be fewer.
+    Block {
+        /// Rows.
+        rows: usize,
+        /// Columns.
+        columns: usize,
+    },
 }
 
 impl Group {
-    /// The number of elements that share a scale within a row.
+    /// The number of elements that share a scale within a row; where that may vary, the whole row.
     pub const fn size(self, columns: usize) -> usize {
         match self {
             Group::Size(size) => size,
-            Group::Channel | Group::Tensor => columns,
+            Group::Channel | Group::Tensor | Group::Block { .. } => columns,
         }
     }
 }
@@ -46,8 +55,10 @@ pub enum Coding {
     Mxfp4,
     /// E2M1 under E4M3 scales under one f32, [`fp4`](crate::fp4).
     Nvfp4,
-    /// NF4, [`codebook`](crate::codebook).
-    Nf4 {
+    /// NF4 or FP4, [`codebook`](crate::codebook).
+    Codebook {
+        /// The 16 values.
+        table: Table,
         /// Elements that share a scale, counted through all rows; an even number.
         block: usize,
         /// Scales are quantized too.
@@ -66,8 +77,8 @@ impl fmt::Display for Coding {
             Coding::Fp8 { group } => ("fp8".into(), Some(group)),
             Coding::Mxfp4 => ("mxfp4".into(), None),
             Coding::Nvfp4 => ("nvfp4".into(), None),
-            Coding::Nf4 { block, nested } => {
-                (format!("nf4{} in blocks of {block}", if *nested { ", nested," } else { "" }), None)
+            Coding::Codebook { table, block, nested } => {
+                (format!("{}{} in blocks of {block}", table.name(), if *nested { ", nested," } else { "" }), None)
             }
             Coding::Int8 => ("llm-int8".into(), None),
         };
@@ -75,19 +86,21 @@ impl fmt::Display for Coding {
             Some(Group::Tensor) => write!(f, "{name}, one scale for the tensor"),
             Some(Group::Channel) => write!(f, "{name}, one scale for a channel"),
             Some(Group::Size(size)) => write!(f, "{name} in groups of {size}"),
+            Some(Group::Block { rows, columns }) => write!(f, "{name} in blocks of {rows} x {columns}"),
             None => write!(f, "{name}"),
         }
     }
 }
 
 impl Coding {
-    /// The number of elements of a row that share a scale; for NF4, whose blocks run through all rows, the whole row.
+    /// The number of elements of a row that share a scale; for blocks, which run through all rows or end in the middle, the
+    /// whole row.
     pub const fn group(self, columns: usize) -> usize {
         match self {
             Coding::Int { group, .. } | Coding::Fp8 { group } => group.size(columns),
             Coding::Mxfp4 => crate::fp4::MX_BLOCK,
             Coding::Nvfp4 => crate::fp4::NV_BLOCK,
-            Coding::Nf4 { .. } | Coding::Int8 => columns,
+            Coding::Codebook { .. } | Coding::Int8 => columns,
         }
     }
 
@@ -96,7 +109,7 @@ impl Coding {
         match self {
             Coding::Int { bits, .. } => bits,
             Coding::Fp8 { .. } | Coding::Int8 => 8,
-            Coding::Mxfp4 | Coding::Nvfp4 | Coding::Nf4 { .. } => 4,
+            Coding::Mxfp4 | Coding::Nvfp4 | Coding::Codebook { .. } => 4,
         }
     }
 
@@ -112,7 +125,7 @@ impl Coding {
     }
 
     /// What a block of rows stands for, into `count * columns` elements.
-    pub fn decode(self, rows: &Rows, columns: usize, out: &mut [f32]) -> Result<()> {
+    pub fn decode(self, rows: &Rows<'_>, columns: usize, out: &mut [f32]) -> Result<()> {
         let group = self.group(columns);
         match self {
             Coding::Int { bits, symmetric, .. } => {
@@ -125,10 +138,15 @@ impl Coding {
                 scatter(&rows.order, columns, out);
                 Ok(())
             }
+            Coding::Fp8 { group: Group::Block { rows: high, columns: wide } } => {
+                matrix::fp8_blocks_back(&rows.packed, [high, wide], &rows.scales, columns, out)
+            }
             Coding::Fp8 { .. } => matrix::fp8_back(&rows.packed, group, &rows.scales, columns, out),
             Coding::Mxfp4 => matrix::mxfp4_back(&rows.packed, &rows.bytes, columns, out),
             Coding::Nvfp4 => matrix::nvfp4_back(&rows.packed, rows.global, &rows.bytes, columns, out),
-            Coding::Nf4 { block, .. } => matrix::nf4_back(&rows.packed, block, &rows.scales, out),
+            Coding::Codebook { table, block, .. } => {
+                matrix::codebook_back(table, &rows.packed, block, &rows.scales, out)
+            }
             Coding::Int8 => matrix::int8_back(&rows.packed, &rows.scales, columns, out),
         }
     }
@@ -148,11 +166,11 @@ fn scatter(order: &[usize], columns: usize, out: &mut [f32]) {
 
 /// A block of whole rows as the functions of [`matrix`] make them: what layouts are written from and read into.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Rows {
+pub struct Rows<'a> {
     /// Codes, packed as there.
-    pub packed: Vec<u8>,
-    /// An f32 scale for each group of each row (also where one serves the whole tensor): integers and FP8. For NF4 and
-    /// LLM.int8() the largest magnitude of each block or row.
+    pub packed: Cow<'a, [u8]>,
+    /// An f32 scale for each group of each row (also where one serves the whole tensor) or each block: integers and FP8. For
+    /// NF4, FP4 and LLM.int8() the largest magnitude of each block or row.
     pub scales: Vec<f32>,
     /// A byte for each group: E8M0 exponents (MXFP4) or E4M3 scales (NVFP4).
     pub bytes: Vec<u8>,
@@ -160,6 +178,14 @@ pub struct Rows {
     pub zeros: Vec<u8>,
     /// Where it is not empty, the column that each element of a row is: groups of columns that are no neighbours.
     pub order: Vec<usize>,
-    /// What the whole tensor has in common: NVFP4's or FP8's scale of it, the mean of nested NF4 scales.
+    /// What the whole tensor has in common: NVFP4's or FP8's scale of it, the mean of nested scales.
     pub global: f32,
+}
+
+impl Rows<'_> {
+    /// Gives each of `count` rows the scale that was read for all.
+    pub(super) fn share_scale(&mut self, count: usize) {
+        self.global = self.scales.first().copied().unwrap_or_default();
+        self.scales = vec![self.global; count];
+    }
 }

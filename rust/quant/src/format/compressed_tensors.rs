@@ -13,7 +13,7 @@
 
 use super::words::{pack_down, turn, unpack_down};
 use super::{Coding, Format, Group, Held, Layout, Part, Rows, Stored, Strip, Tensor, narrow, widen};
-use polmrs_core::{Dtype, Error, Result};
+use polmrs_core::{Dtype, Error, Result, dtype};
 use serde_json::{Map, Value, json};
 
 pub(super) const CODINGS: &str = "compressed-tensors holds int2, int3, int4 and int8 in channels or groups, symmetric or \
@@ -27,7 +27,7 @@ pub fn format_name(layout: &Layout) -> &'static str {
         Coding::Fp8 { .. } => "float-quantized",
         Coding::Mxfp4 => "mxfp4-pack-quantized",
         Coding::Nvfp4 => "nvfp4-pack-quantized",
-        Coding::Nf4 { .. } | Coding::Int8 => "dense",
+        Coding::Codebook { .. } | Coding::Int8 => "dense",
     }
 }
 
@@ -35,7 +35,9 @@ pub(super) fn tensors(layout: &Layout, rows: usize, columns: usize) -> Result<Ve
     let groups = columns / layout.coding.group(columns);
     let scale = Tensor::by_rows("weight_scale", layout.dtype, &[rows, groups]);
     Ok(match layout.coding {
-        Coding::Int { group: Group::Tensor, .. } => return Err(layout.unsupported()),
+        Coding::Int { group: Group::Tensor | Group::Block { .. }, .. } | Coding::Fp8 { group: Group::Block { .. } } => {
+            return Err(layout.unsupported());
+        }
         Coding::Int { bits: 8, symmetric: true, .. } if layout.activations => {
             vec![Tensor::by_rows("weight", Dtype::I8, &[rows, columns]), scale]
         }
@@ -69,25 +71,25 @@ pub(super) fn tensors(layout: &Layout, rows: usize, columns: usize) -> Result<Ve
             Tensor::by_rows("weight_scale", Dtype::F8E4M3, &[rows, groups]),
             Tensor::new("weight_global_scale", Dtype::F32, &[1], Part::Whole),
         ],
-        Coding::Nf4 { .. } | Coding::Int8 => return Err(layout.unsupported()),
+        Coding::Codebook { .. } | Coding::Int8 => return Err(layout.unsupported()),
     })
 }
 
-pub(super) fn write(layout: &Layout, block: &Rows, columns: usize, parts: &mut [Vec<u8>]) {
-    parts[0].clone_from(&block.packed);
+pub(super) fn write(layout: &Layout, block: &Rows<'_>, columns: usize, parts: &mut [&mut [u8]]) {
+    parts[0].copy_from_slice(&block.packed);
     match layout.coding {
         Coding::Int { .. } if layout.activations => parts[0].iter_mut().for_each(flip),
         Coding::Int { bits, symmetric: false, group } => {
             let groups = columns / group.size(columns);
-            parts[3] = turn(Strip::of(&pack_down(bits as usize, &block.zeros, groups)), groups);
+            turn(Strip::of(&pack_down(bits as usize, &block.zeros, groups)), groups, parts[3]);
         }
         _ => {}
     }
-    parts[1] = match layout.coding {
-        Coding::Fp8 { group: Group::Tensor } => return,
-        Coding::Mxfp4 | Coding::Nvfp4 => block.bytes.clone(),
-        _ => narrow(layout.dtype, &block.scales),
-    };
+    match layout.coding {
+        Coding::Fp8 { group: Group::Tensor } => {}
+        Coding::Mxfp4 | Coding::Nvfp4 => parts[1].copy_from_slice(&block.bytes),
+        _ => dtype::from_f32(layout.dtype, &block.scales, parts[1]),
+    }
 }
 
 pub(super) fn whole(layout: &Layout, suffix: &str, rows: usize, columns: usize, global: f32) -> Vec<u8> {
@@ -98,33 +100,35 @@ pub(super) fn whole(layout: &Layout, suffix: &str, rows: usize, columns: usize, 
     }
 }
 
-pub(super) fn read(
+pub(super) fn read<'a>(
     layout: &Layout,
-    parts: &[Strip<'_>],
+    parts: &[Strip<'a>],
     count: usize,
     columns: usize,
     packed: Vec<u8>,
-) -> Result<Rows> {
-    let mut block = Rows { packed: parts[0].copied_into(packed), ..Rows::default() };
+) -> Rows<'a> {
+    let mut block = Rows { packed: parts[0].together(), ..Rows::default() };
     let groups = columns / layout.coding.group(columns);
     match layout.coding {
         Coding::Mxfp4 | Coding::Nvfp4 => block.bytes = parts[1].together().into_owned(),
         _ => block.scales = widen(layout.dtype, &parts[1].together()),
     }
     match layout.coding {
-        Coding::Int { .. } if layout.activations => block.packed.iter_mut().for_each(flip),
+        Coding::Int { .. } if layout.activations => {
+            let mut codes = parts[0].copied_into(packed);
+            codes.iter_mut().for_each(flip);
+            block.packed = codes.into();
+        }
         Coding::Int { bits, symmetric: false, .. } => {
-            let streams = turn(parts[3], parts[3].nbytes() / (4 * groups));
+            let mut streams = vec![0; parts[3].nbytes()];
+            turn(parts[3], parts[3].nbytes() / (4 * groups), &mut streams);
             block.zeros = unpack_down(bits as usize, &streams, groups, count);
         }
-        Coding::Fp8 { group: Group::Tensor } => {
-            block.global = block.scales.first().copied().unwrap_or_default();
-            block.scales = vec![block.global; count];
-        }
+        Coding::Fp8 { group: Group::Tensor } => block.share_scale(count),
         Coding::Nvfp4 => block.global = widen(Dtype::F32, &parts[2].together())[0],
         _ => {}
     }
-    Ok(block)
+    block
 }
 
 /// Signed bytes to unsigned codes, and back.
@@ -162,10 +166,11 @@ fn group(layout: &Layout, targets: &[String]) -> Value {
             Group::Tensor => ("tensor", None),
             Group::Channel => ("channel", None),
             Group::Size(size) => ("group", Some(size)),
+            Group::Block { .. } => ("block", None),
         },
         Coding::Mxfp4 => ("group", Some(layout.coding.group(0))),
         Coding::Nvfp4 => ("tensor_group", Some(layout.coding.group(0))),
-        Coding::Nf4 { .. } | Coding::Int8 => ("tensor", None),
+        Coding::Codebook { .. } | Coding::Int8 => ("tensor", None),
     };
     let mut weights = json!({
         "num_bits": layout.coding.bits(),

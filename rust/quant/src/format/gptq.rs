@@ -12,10 +12,10 @@
 //! carry into its neighbour: grids with zero points are written as `gptq_v2` only. A file with another `g_idx`
 //! (`desc_act`) has groups of columns that are no neighbours; [`read`] puts them side by side, in the order of their groups.
 
-use super::words::{pack_down, turn, turn_into, turned, unpack_down};
-use super::{Coding, Format, Group, Held, Layout, Part, Rows, Stored, Strip, Tensor, narrow, widen};
+use super::words::{pack_down, turn, turned, unpack_down};
+use super::{Coding, Format, Group, Held, Layout, Part, Rows, Stored, Strip, Tensor, widen};
 use crate::bits;
-use polmrs_core::{Dtype, Error, Result};
+use polmrs_core::{Dtype, Error, Result, dtype};
 use serde_json::{Map, Value, json};
 
 pub(super) const CODINGS: &str = "gptq and gptq_v2 hold int2, int3, int4 and int8 in channels or groups, symmetric; \
@@ -41,7 +41,7 @@ pub(super) fn tensors(layout: &Layout, rows: usize, columns: usize) -> Result<Ve
     ])
 }
 
-pub(super) fn write(layout: &Layout, block: &Rows, columns: usize, parts: &mut [Vec<u8>]) {
+pub(super) fn write(layout: &Layout, block: &Rows<'_>, columns: usize, parts: &mut [&mut [u8]]) {
     let (bits, groups) = (layout.coding.bits() as usize, columns / layout.coding.group(columns));
     let count = block.scales.len() / groups;
     let less = u8::from(layout.format == Format::Gptq);
@@ -49,9 +49,9 @@ pub(super) fn write(layout: &Layout, block: &Rows, columns: usize, parts: &mut [
         Coding::Int { symmetric: false, .. } => block.zeros.iter().map(|zero| zero.wrapping_sub(less)).collect(),
         _ => vec![(1 << (bits - 1)) - less; block.scales.len()],
     };
-    parts[0] = turn(Strip::of(&block.packed), count);
-    parts[1] = pack_down(bits, &zeros, groups);
-    parts[2] = narrow(layout.dtype, &turned(&block.scales, count));
+    turn(Strip::of(&block.packed), count, parts[0]);
+    parts[1].copy_from_slice(&pack_down(bits, &zeros, groups));
+    dtype::from_f32(layout.dtype, &turned(&block.scales, count), parts[2]);
 }
 
 pub(super) fn whole(layout: &Layout, columns: usize) -> Vec<u8> {
@@ -65,7 +65,7 @@ pub(super) fn read(
     count: usize,
     columns: usize,
     mut packed: Vec<u8>,
-) -> Result<Rows> {
+) -> Result<Rows<'static>> {
     let (bits, groups) = (layout.coding.bits() as usize, columns / layout.coding.group(columns));
     let g_idx = parts[3].together();
     let order = if *g_idx == whole(layout, columns) { Vec::new() } else { order(&g_idx, groups)? };
@@ -74,12 +74,13 @@ pub(super) fn read(
         let top = 0xff >> (8 - bits);
         zeros.iter_mut().for_each(|zero| *zero = zero.wrapping_add(1) & top);
     }
-    turn_into(parts[0], columns * bits / 32, &mut packed);
+    packed.resize(parts[0].nbytes(), 0);
+    turn(parts[0], columns * bits / 32, &mut packed);
     if !order.is_empty() {
         gather(bits, &order, &mut packed);
     }
     Ok(Rows {
-        packed,
+        packed: packed.into(),
         scales: turned(&widen(layout.dtype, &parts[2].together()), groups),
         zeros,
         order,

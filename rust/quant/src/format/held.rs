@@ -1,6 +1,6 @@
 //! From the tensors that a checkpoint holds for a module to the layout that they are in.
 
-use super::{Format, Layout, Part, awq, bnb, compressed_tensors, gptq};
+use super::{Format, Layout, Part, awq, bnb, compressed_tensors, fp8, gptq};
 use polmrs_core::{Dtype, Error, Result};
 
 /// The tensors of one module: suffix, type and shape, and the bytes of the small ones.
@@ -9,6 +9,15 @@ pub struct Held<'a> {
     pub tensors: Vec<(&'a str, Dtype, &'a [u64])>,
     /// The bytes of a tensor, by its suffix. Asked only for `weight_shape` and bitsandbytes' state.
     pub bytes: &'a dyn Fn(&str) -> Result<Vec<u8>>,
+}
+
+/// What a configuration says of every module, for what their tensors leave open.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stated {
+    /// Bits of a code, where rows are short.
+    pub bits: Option<u32>,
+    /// Rows and columns of FP8's blocks; 128 of both without it.
+    pub block: Option<[usize; 2]>,
 }
 
 /// A weight that is stored in a layout.
@@ -37,16 +46,17 @@ impl Held<'_> {
         }
     }
 
-    /// The layout of these tensors. `bits` decides where short rows leave it open.
+    /// The layout of these tensors.
     ///
     /// # Errors
     /// A tensor is missing, or has another type or shape than the format gives it.
-    pub fn recognise(&self, format: Format, bits: Option<u32>) -> Result<Stored> {
+    pub fn recognise(&self, format: Format, stated: Stated) -> Result<Stored> {
         let stored = match format {
-            Format::CompressedTensors => compressed_tensors::recognise(self, bits),
+            Format::CompressedTensors => compressed_tensors::recognise(self, stated.bits),
             Format::Gptq | Format::GptqV2 => gptq::recognise(self, format),
             Format::Awq => awq::recognise(self),
             Format::Bnb => bnb::recognise(self),
+            Format::Fp8 => fp8::recognise(self, stated.block),
         }?;
         if !stored.layout.dtype.is_float() {
             return Err(Error::Checkpoint(format!("scales: {} is no type of scales", stored.layout.dtype.name())));
@@ -58,7 +68,7 @@ impl Held<'_> {
             // What is written once may be a scalar; the state's length is the writer's own.
             let size = |shape: &[u64]| shape.iter().try_fold(1_u64, |size, axis| size.checked_mul(*axis));
             let free = tensor.part == Part::Whole && size(shape) == size(&tensor.shape);
-            if dtype != tensor.dtype || !(free || shape == tensor.shape || tensor.suffix == bnb::STATE) {
+            if dtype != tensor.dtype || !(free || shape == tensor.shape || bnb::is_state(tensor.suffix)) {
                 let (name, wanted) = (dtype.name(), tensor.dtype.name());
                 let rule = format!("{} of {:?} is expected", wanted, tensor.shape);
                 return Err(Error::Checkpoint(format!("{}: {name} of {shape:?}, where {rule}", tensor.suffix)));

@@ -5,7 +5,8 @@
 //! | [`compressed_tensors`] | `pack-quantized`, `int-quantized`, `float-quantized`, `nvfp4-pack-quantized`, `mxfp4-pack-quantized` | transformers, vLLM |
 //! | [`gptq`] | `gptq`, `gptq_v2` | gptqmodel, transformers, vLLM |
 //! | [`awq`] | `awq` (GEMM) | gptqmodel, transformers, vLLM |
-//! | [`bnb`] | NF4, LLM.int8() | bitsandbytes, transformers |
+//! | [`bnb`] | NF4, LLM.int8(); FP4, read alone | bitsandbytes, transformers |
+//! | [`fp8`] | FP8 in blocks | transformers, vLLM, SGLang |
 //!
 //! Nothing here reads or writes files. A weight `[rows, columns]` goes through in blocks of whole rows: the codecs make
 //! [`Rows`] of a block, [`Layout::write`] makes each tensor's [`Part`] of it, and [`Tensor::runs`] says which bytes of the
@@ -15,6 +16,7 @@ pub mod awq;
 pub mod bnb;
 mod coding;
 pub mod compressed_tensors;
+pub mod fp8;
 pub mod gptq;
 mod held;
 mod tensor;
@@ -23,12 +25,14 @@ mod tests;
 mod words;
 
 pub use coding::{Coding, Group, Rows};
-pub use held::{Held, Stored};
+pub use held::{Held, Stated, Stored};
 pub use tensor::{Part, Strip, Tensor};
 
+use crate::codebook::Table;
 use polmrs_core::{Dtype, Error, Result, dtype, pool};
 use rayon::prelude::*;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::mem::take;
 
 /// A file format.
@@ -44,6 +48,8 @@ pub enum Format {
     Awq,
     /// That of bitsandbytes.
     Bnb,
+    /// DeepSeek's FP8 in blocks.
+    Fp8,
 }
 
 /// How one weight is coded and stored.
@@ -61,7 +67,8 @@ pub struct Layout {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Format; 5] = [Format::CompressedTensors, Format::Gptq, Format::GptqV2, Format::Awq, Format::Bnb];
+    pub const ALL: [Format; 6] =
+        [Format::CompressedTensors, Format::Gptq, Format::GptqV2, Format::Awq, Format::Bnb, Format::Fp8];
 
     /// Its name in `--format`.
     pub const fn name(self) -> &'static str {
@@ -71,6 +78,7 @@ impl Format {
             Format::GptqV2 => "gptq_v2",
             Format::Awq => "awq",
             Format::Bnb => "bnb",
+            Format::Fp8 => "fp8",
         }
     }
 
@@ -78,6 +86,7 @@ impl Format {
     pub const fn dtype(self, weight: Dtype) -> Dtype {
         match (self, weight) {
             (Format::Gptq | Format::GptqV2 | Format::Awq, _) => Dtype::F16,
+            (Format::Fp8, _) => Dtype::F32,
             (Format::CompressedTensors, Dtype::F64) => Dtype::F32,
             _ => weight,
         }
@@ -97,7 +106,7 @@ const BLOCK: usize = 1 << 18;
 const ROWS: usize = 256;
 
 /// What every format holds, for messages.
-const CODINGS: [&str; 4] = [compressed_tensors::CODINGS, gptq::CODINGS, awq::CODINGS, bnb::CODINGS];
+const CODINGS: [&str; 5] = [compressed_tensors::CODINGS, gptq::CODINGS, awq::CODINGS, bnb::CODINGS, fp8::CODINGS];
 
 impl Layout {
     /// The tensors that a weight of this shape becomes.
@@ -111,15 +120,22 @@ impl Layout {
             Format::Gptq | Format::GptqV2 => gptq::tensors(self, rows, columns),
             Format::Awq => awq::tensors(self, rows, columns),
             Format::Bnb => bnb::tensors(self, rows, columns),
+            Format::Fp8 => fp8::tensors(self, rows, columns),
         }
     }
 
     /// Whether the format can be written with this coding, and not only read.
+    ///
+    /// # Errors
+    /// [`Error::Config`] says why not.
     pub fn writable(&self) -> Result<()> {
         match (self.format, self.coding) {
             (Format::Gptq, Coding::Int { symmetric: false, .. }) => Err(Error::Config(
                 "gptq: a zero point of 0 would carry into its neighbour in its readers; use gptq_v2, or a symmetric grid".into(),
             )),
+            (_, Coding::Codebook { table: Table::Fp4, .. }) => {
+                Err(Error::Config(format!("{}: {} is read, and not written", self.format.name(), self.coding)))
+            }
             _ => Ok(()),
         }
     }
@@ -132,16 +148,20 @@ impl Layout {
             (Format::Gptq | Format::GptqV2, _) => 32,
             (Format::Awq, _) => 8,
             (Format::Bnb, _) => bnb::grain(self, columns),
+            (Format::Fp8, Coding::Fp8 { group: Group::Block { rows, .. } }) => rows,
+            (Format::Fp8, _) => 1,
         }
     }
 
-    /// A block's part of each tensor, in the order of [`tensors`](Layout::tensors). One of [`Part::Whole`] is left alone.
-    pub fn write(&self, block: &Rows, columns: usize, parts: &mut [Vec<u8>]) {
+    /// A block's part of each tensor, in the order and of the size of the [`tensors`](Layout::tensors) of its rows alone. One of
+    /// [`Part::Whole`] is left alone.
+    pub fn write(&self, block: &Rows<'_>, columns: usize, parts: &mut [&mut [u8]]) {
         match self.format {
             Format::CompressedTensors => compressed_tensors::write(self, block, columns, parts),
             Format::Gptq | Format::GptqV2 => gptq::write(self, block, columns, parts),
             Format::Awq => awq::write(self, block, columns, parts),
             Format::Bnb => bnb::write(self, block, parts),
+            Format::Fp8 => fp8::write(self, block, parts),
         }
     }
 
@@ -152,6 +172,7 @@ impl Layout {
             Format::Gptq | Format::GptqV2 => gptq::whole(self, columns),
             Format::Awq => Vec::new(),
             Format::Bnb => bnb::whole(self, suffix, rows, columns, global),
+            Format::Fp8 => fp8::whole(self, global),
         }
     }
 
@@ -159,18 +180,19 @@ impl Layout {
     ///
     /// # Errors
     /// A tensor holds what no writer would have stored.
-    pub fn read(&self, parts: &[Strip<'_>], count: usize, columns: usize) -> Result<Rows> {
+    pub fn read<'a>(&self, parts: &[Strip<'a>], count: usize, columns: usize) -> Result<Rows<'a>> {
         self.read_into(parts, count, columns, Vec::new())
     }
 
-    /// The same, with a buffer for the packed codes.
-    fn read_into(&self, parts: &[Strip<'_>], count: usize, columns: usize, packed: Vec<u8>) -> Result<Rows> {
+    /// The same, with a buffer for packed codes that are not stored as rows are.
+    fn read_into<'a>(&self, parts: &[Strip<'a>], count: usize, columns: usize, packed: Vec<u8>) -> Result<Rows<'a>> {
         self.check(parts.iter().map(Strip::nbytes), count, columns)?;
         match self.format {
-            Format::CompressedTensors => compressed_tensors::read(self, parts, count, columns, packed),
+            Format::CompressedTensors => Ok(compressed_tensors::read(self, parts, count, columns, packed)),
             Format::Gptq | Format::GptqV2 => gptq::read(self, parts, count, columns, packed),
             Format::Awq => Ok(awq::read(self, parts, count, columns, packed)),
-            Format::Bnb => bnb::read(self, parts, packed),
+            Format::Bnb => bnb::read(self, parts),
+            Format::Fp8 => Ok(fp8::read(self, parts, count)),
         }
     }
 
@@ -180,7 +202,7 @@ impl Layout {
         if tensors.len() != parts.len() {
             return Err(Error::Internal(format!("{} parts of {} tensors", parts.len(), tensors.len())));
         }
-        for (tensor, found) in tensors.iter().zip(parts).filter(|(tensor, _)| tensor.suffix != bnb::STATE) {
+        for (tensor, found) in tensors.iter().zip(parts).filter(|(tensor, _)| !bnb::is_state(tensor.suffix)) {
             if tensor.nbytes() != found {
                 let (suffix, wanted) = (tensor.suffix, tensor.nbytes());
                 return Err(Error::Checkpoint(format!("{suffix}: {count} rows are {wanted} bytes, not {found}")));
@@ -205,23 +227,36 @@ impl Layout {
             let parts: Vec<Strip<'_>> = strips.collect();
             let rows = self.read_into(&parts, count, columns, take(packed))?;
             self.coding.decode(&rows, columns, out)?;
-            *packed = rows.packed;
+            if let Cow::Owned(buffer) = rows.packed {
+                *packed = buffer;
+            }
             Ok(())
         };
         pool::shared()?.install(|| out.par_chunks_mut(each * columns).enumerate().try_for_each_init(Vec::new, block))
     }
 
-    /// All tensors of a weight at once: [`write`](Layout::write) and [`whole`](Layout::whole) on one block.
-    pub fn write_all(&self, block: &Rows, rows: usize, columns: usize) -> Result<Vec<(Tensor, Vec<u8>)>> {
-        self.writable()?;
-        let tensors = self.tensors(rows, columns)?;
-        let mut parts = vec![Vec::new(); tensors.len()];
-        self.write(block, columns, &mut parts);
-        for (tensor, part) in tensors.iter().zip(&mut parts) {
-            if tensor.part == Part::Whole {
-                *part = self.whole(tensor.suffix, rows, columns, block.global);
-            }
+    /// All tensors of a weight at once, [`write`](Layout::write) and [`whole`](Layout::whole) on one block, into memory of the size
+    /// of its [`tensors`](Layout::tensors); whether or not the layout is [`writable`](Layout::writable).
+    ///
+    /// # Errors
+    /// As `tensors`, and the memory is of another size.
+    pub fn write_all(&self, block: &Rows<'_>, rows: usize, columns: usize, parts: &mut [&mut [u8]]) -> Result<()> {
+        let tensors = self.check(parts.iter().map(|part| part.len()), rows, columns)?;
+        self.write(block, columns, parts);
+        for (tensor, part) in tensors.iter().zip(parts).filter(|(tensor, _)| tensor.part == Part::Whole) {
+            part.copy_from_slice(&self.whole(tensor.suffix, rows, columns, block.global));
         }
+        Ok(())
+    }
+
+    /// The same in new memory.
+    ///
+    /// # Errors
+    /// As [`tensors`](Layout::tensors).
+    pub fn written(&self, block: &Rows<'_>, rows: usize, columns: usize) -> Result<Vec<(Tensor, Vec<u8>)>> {
+        let tensors = self.tensors(rows, columns)?;
+        let mut parts: Vec<Vec<u8>> = tensors.iter().map(|tensor| vec![0; tensor.nbytes()]).collect();
+        self.write_all(block, rows, columns, &mut parts.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>())?;
         Ok(tensors.into_iter().zip(parts).collect())
     }
 
@@ -238,7 +273,9 @@ pub fn quantization_config(layouts: &[(Layout, Vec<String>)], ignore: &[String])
     let Some((first, _)) = layouts.first() else {
         return Err(Error::Internal("a quantized model without a layout".into()));
     };
-    if matches!(first.format, Format::Awq | Format::Bnb) && layouts.iter().any(|(layout, _)| layout != first) {
+    if matches!(first.format, Format::Awq | Format::Bnb | Format::Fp8)
+        && layouts.iter().any(|(layout, _)| layout != first)
+    {
         return Err(Error::Config(format!("{}: one coding for all layers; it has no rules", first.format.name())));
     }
     Ok(match first.format {
@@ -246,6 +283,7 @@ pub fn quantization_config(layouts: &[(Layout, Vec<String>)], ignore: &[String])
         Format::Gptq | Format::GptqV2 => gptq::config(layouts, ignore),
         Format::Awq => awq::config(layouts, ignore),
         Format::Bnb => bnb::config(layouts, ignore),
+        Format::Fp8 => fp8::config(layouts, ignore),
     })
 }
 

@@ -35,15 +35,7 @@ pub(super) fn unpack_down(bits: usize, streams: &[u8], width: usize, count: usiz
 }
 
 /// The transpose of a matrix of words with this many rows.
-pub(super) fn turn(words: Strip<'_>, rows: usize) -> Vec<u8> {
-    let mut turned = Vec::new();
-    turn_into(words, rows, &mut turned);
-    turned
-}
-
-/// The same, into a buffer that is used again.
-pub(super) fn turn_into(words: Strip<'_>, rows: usize, turned: &mut Vec<u8>) {
-    turned.resize(words.nbytes(), 0);
+pub(super) fn turn(words: Strip<'_>, rows: usize, turned: &mut [u8]) {
     let (words, stride) = words.matrix(rows);
     turn_words(words, stride, rows, turned.as_chunks_mut::<4>().0);
 }
@@ -57,20 +49,29 @@ pub(super) fn turned(x: &[f32], rows: usize) -> Vec<f32> {
 
 simd! {
     fn turn_words(words: &[[u8; 4]], stride: usize, rows: usize, turned: &mut [[u8; 4]]) {
-        turn_all(words, stride, rows, turned);
+        turn_all(words, stride, rows, turned, load, store);
     }
 }
 
 simd! {
     fn turn_floats(x: &[f32], stride: usize, rows: usize, turned: &mut [f32]) {
-        turn_all(x, stride, rows, turned);
+        let load = |x: &[f32], line: &mut Line| line.iter_mut().zip(x).for_each(|(word, x)| *word = x.to_bits());
+        let store = |line: &Line, x: &mut [f32]| x.iter_mut().zip(line).for_each(|(x, word)| *x = f32::from_bits(*word));
+        turn_all(x, stride, rows, turned, load, store);
     }
 }
 
 /// In tiles that are read and written a cache line at a time. Rows are often a power of two apart, where all lines of a
 /// tile would drive each other out of the cache if they were needed twice.
 #[inline(always)]
-fn turn_all<T: Copy + Default>(from: &[T], stride: usize, rows: usize, to: &mut [T]) {
+fn turn_all<T: Copy>(
+    from: &[T],
+    stride: usize,
+    rows: usize,
+    to: &mut [T],
+    load: impl Fn(&[T], &mut Line),
+    store: impl Fn(&Line, &mut [T]),
+) {
     let columns = to.len() / rows.max(1);
     if rows < TILE || columns < TILE {
         for (at, to) in to.iter_mut().enumerate() {
@@ -78,23 +79,77 @@ fn turn_all<T: Copy + Default>(from: &[T], stride: usize, rows: usize, to: &mut 
         }
         return;
     }
-    let mut tile = [[T::default(); TILE]; TILE];
-    for (left, top) in tiles(columns, rows) {
-        for (row, line) in tile.iter_mut().enumerate() {
-            line.copy_from_slice(&from[(top + row) * stride + left..][..TILE]);
+    let mut tile = Tile::default();
+    for (top, left) in tiles(rows, columns) {
+        for (row, line) in tile.lines_mut().iter_mut().enumerate() {
+            load(&from[(top + row) * stride + left..][..TILE], line);
         }
-        for column in 0..TILE {
-            let line = &mut to[(left + column) * rows + top..][..TILE];
-            for row in 0..TILE {
-                line[row] = tile[row][column];
-            }
+        tile.turn();
+        for (column, line) in tile.lines().iter().enumerate() {
+            store(line, &mut to[(left + column) * rows + top..][..TILE]);
         }
     }
 }
 
-/// Where tiles begin that cover a matrix. All are whole, so the last of a row or column may lie over the one before.
+/// A line of a tile.
+pub(super) type Line = [u32; TILE];
+
+/// 16 lines of 16 words.
+pub(super) struct Tile([u32; TILE * TILE]);
+
+impl Default for Tile {
+    fn default() -> Tile {
+        Tile([0; TILE * TILE])
+    }
+}
+
+impl Tile {
+    #[inline(always)]
+    pub(super) fn lines(&self) -> &[Line] {
+        self.0.as_chunks().0
+    }
+
+    #[inline(always)]
+    pub(super) fn lines_mut(&mut self) -> &mut [Line] {
+        self.0.as_chunks_mut().0
+    }
+
+    /// Lines become columns: in four perfect shuffles, each of which turns the eight bits of a word's place by one.
+    #[inline(always)]
+    pub(super) fn turn(&mut self) {
+        let mut other = Tile::default();
+        for _ in 0..2 {
+            self.shuffled(&mut other);
+            other.shuffled(self);
+        }
+    }
+
+    /// One half between the other: an interleaving store, of which compilers make permutations of whole registers.
+    #[inline(always)]
+    fn shuffled(&self, to: &mut Tile) {
+        let (upper, lower) = self.0.split_at(TILE * TILE / 2);
+        for (pair, (upper, lower)) in to.0.as_chunks_mut::<2>().0.iter_mut().zip(upper.iter().zip(lower)) {
+            *pair = [*upper, *lower];
+        }
+    }
+}
+
+/// Words into a line; it keeps what it has beyond them.
+#[inline(always)]
+pub(super) fn load(words: &[[u8; 4]], line: &mut Line) {
+    line.iter_mut().zip(words).for_each(|(word, bytes)| *word = u32::from_le_bytes(*bytes));
+}
+
+/// As many words of a line as there is place for.
+#[inline(always)]
+pub(super) fn store(line: &Line, words: &mut [[u8; 4]]) {
+    words.iter_mut().zip(line).for_each(|(bytes, word)| *bytes = word.to_le_bytes());
+}
+
+/// Where tiles begin that cover a matrix, along its rows. All that a matrix has room for are whole, so the last of a row or column
+/// may lie over the one before.
 pub(super) fn tiles(rows: usize, columns: usize) -> impl Iterator<Item = (usize, usize)> {
-    let starts = |len: usize| (0..len).step_by(TILE).map(move |at| at.min(len - TILE));
+    let starts = |len: usize| (0..len).step_by(TILE).map(move |at| at.min(len.saturating_sub(TILE)));
     starts(rows).flat_map(move |row| starts(columns).map(move |column| (row, column)))
 }
 
@@ -107,12 +162,15 @@ mod tests {
         #[test]
         fn a_transpose_changes_places(rows in 1_usize..40, columns in 1_usize..40) {
             let words: Vec<u8> = (0..rows * columns).flat_map(|at| (at as u32).to_le_bytes()).collect();
-            let turned = turn(Strip::of(&words), rows);
+            let mut turned = vec![0xee; words.len()];
+            turn(Strip::of(&words), rows, &mut turned);
             for (at, word) in turned.as_chunks::<4>().0.iter().enumerate() {
                 let (column, row) = (at / rows, at % rows);
                 prop_assert_eq!(u32::from_le_bytes(*word), (row * columns + column) as u32);
             }
-            prop_assert_eq!(turn(Strip::of(&turned), columns), words);
+            let mut back = vec![0xee; words.len()];
+            turn(Strip::of(&turned), columns, &mut back);
+            prop_assert_eq!(back, words);
         }
 
         #[test]
