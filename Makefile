@@ -4,13 +4,16 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.NOTPARALLEL: # cargo and uv use every core themselves
 MAKEFLAGS += --no-builtin-rules --no-print-directory
+unexport MAKEFLAGS # a cargo beside others makes its own jobs
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUST := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock pyproject.toml
 PEERS := $(patsubst peers/%.txt,%,$(wildcard peers/*.txt))
+# All crates but the extension module: what is built of them to write or check files is then what their tests need.
+CRATES := --workspace --exclude polmrs-py --locked
+GEN = cargo build --quiet $(CRATES) --example gen && $${CARGO_TARGET_DIR:-target}/debug/examples/gen
 # Small enough for every run of the tests.
 LIGHT := $(filter mergekit xllamacpp rouge-score bm25s langchain qdrant,$(PEERS))
 
@@ -26,7 +29,7 @@ say = @printf 'polmrs: %s\n'
 # Runs a command that talks much, and shows what it said only if it failed.
 hushed = @said=$$($(1) 2>&1) || { printf '%s\n' "$$said" >&2; exit 1; }
 
-.PHONY: help demo demo-quant demo-rag test dev check gen bench peers oracle wheel docs lock clean
+.PHONY: help demo demo-quant demo-rag test test-rust dev check check-rust check-python gen bench peers oracle wheel docs lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name what; do printf 'make %-10s %s\n' "$$name" "$$what"; done
@@ -43,32 +46,38 @@ demo-rag: .venv/.demo .venv/.demo-rag .venv/.polmrs ## ask Python's documentatio
 	$(say) 'running the demonstration of retrieval; what it makes stays in .demo'
 	@$(BIN)/python examples/rag_pydoc/run.py
 
-test: .venv/.dev .venv/.polmrs $(LIGHT:%=.peers/%/.built) ## every test: Rust, Python, doctests, README, against the light peers
-	$(say) 'Rust tests'
-	@cargo test --quiet --workspace --exclude polmrs-py --locked
+test: test-rust .venv/.dev .venv/.polmrs $(LIGHT:%=.peers/%/.built) ## every test: Rust, Python, doctests, README, against the light peers
 	$(say) 'Python tests'
 	@POLMRS_PEERS="$(LIGHT)" $(BIN)/python -m pytest --quiet
+
+test-rust: .venv/.tools
+	$(say) 'Rust tests'
+	@cargo test --quiet $(CRATES)
 
 dev: .venv/.dev .venv/.polmrs ## .venv with polmrs and everything the tests need
 	$(say) 'ready: source .venv/bin/activate'
 
-check: .venv/.dev ## format, lint, types, generated files, ledger, links, licences
+check: check-rust check-python ## format, lint, types, generated files, ledger, links, licences
+
+check-rust: .venv/.tools
 	$(say) 'Rust format and lint'
 	@cargo fmt --all --check
 	@cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
+	$(say) 'generated files'
+	@$(GEN) --check
+
+check-python: .venv/.dev
 	$(say) 'Python format, lint and types'
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
-	$(say) 'generated files'
-	@cargo run --quiet --locked --package polmrs-cli --example gen -- --check
 	$(say) 'ledger, links and licences'
 	@$(BIN)/python tools/check_ledger.py
 	@$(BIN)/python tools/check_links.py
 	@$(BIN)/python tools/check_licences.py
 
 gen: ## write the files that are generated from the Rust sources
-	@cargo run --quiet --locked --package polmrs-cli --example gen
+	@$(GEN)
 
 bench: .venv/.dev .venv/.polmrs .peers/mergekit/.built ## time polmrs against its peers; adds to benches/history.jsonl
 	@$(BIN)/python benches/run.py

@@ -14,6 +14,11 @@ TESTS = Path(__file__).resolve().parent
 sys.path.insert(0, str(TESTS))  # `from merge.twin import ...`: tests share twins and made data
 # Interpreters that tests start keep what they compile: a peer's imports take minutes of it.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# transformers asks the Hub about models that are in its cache, and where there is no network it asks for 23 seconds.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Workers of pytest-xdist share the cores.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # `fast` is the same in every run; `--hypothesis-profile=thorough` looks further, and elsewhere each time.
 settings.register_profile("fast", max_examples=30, deadline=None, derandomize=True, database=None)

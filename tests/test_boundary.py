@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -61,14 +62,19 @@ def test_another_python_thread_goes_on_while_the_engine_runs():
     assert share >= 0.5
 
 
-def test_ctrl_c_stops_a_merge_at_once_and_says_what_is_left(tmp_path):
-    config = folders(tmp_path, 60_000_000)
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A merge that takes more than half a second of one thread."""
+    return folders(tmp_path_factory.mktemp("large"), 60_000_000)
+
+
+def test_ctrl_c_stops_a_merge_at_once_and_says_what_is_left(large, tmp_path):
     command = [
         sys.executable,
         "-m",
         "polmrs.cli",
         "merge",
-        str(config),
+        str(large),
         str(tmp_path / "out"),
         "--threads",
         "1",
@@ -88,18 +94,18 @@ def test_ctrl_c_stops_a_merge_at_once_and_says_what_is_left(tmp_path):
     assert f"rm -r '{partial}'" in stderr
     assert partial.exists()
     assert not (tmp_path / "out").exists()
-    assert waited < 0.2 or os.getloadavg()[0] > 2  # the promise is for a machine that is not overloaded
-    report = pm.merge.merge(config, to=tmp_path / "out")  # the next run replaces what was left
+    busy = "PYTEST_XDIST_WORKER" in os.environ or os.getloadavg()[0] > 2
+    assert waited < 0.2 or busy  # the promise is for a machine that is not overloaded
+    report = pm.merge.merge(large, to=tmp_path / "out")  # the next run replaces what was left
     assert report["schema"] == "polmrs.merge/1"
     assert not partial.exists()
 
 
-def test_an_interrupt_reaches_a_merge_that_python_started(tmp_path):
-    config = folders(tmp_path, 60_000_000)
+def test_an_interrupt_reaches_a_merge_that_python_started(large, tmp_path):
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        pm.merge.merge(config, to=tmp_path / "out", threads=1)
+        pm.merge.merge(large, to=tmp_path / "out", threads=1)
     timer.join()
     assert not (tmp_path / "out").exists()
 
@@ -146,10 +152,16 @@ def test_importing_polmrs_is_cheap_and_brings_neither_torch_nor_numpy():
     assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "[]"
 
     def seconds(script):
+        """Of a processor, which others that run do not lengthen much."""
+
+        def spent():
+            used = resource.getrusage(resource.RUSAGE_CHILDREN)
+            return used.ru_utime + used.ru_stime
+
         def once():
-            begun = time.perf_counter()
+            begun = spent()
             subprocess.run([sys.executable, "-c", script], check=True)
-            return time.perf_counter() - begun
+            return spent() - begun
 
         return min(once() for _ in range(7))
 

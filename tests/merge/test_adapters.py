@@ -28,7 +28,8 @@ def nearest(matrix, rank):
     return (u[:, :rank] * s[:rank] @ v[:rank]).float()
 
 
-def assert_same_changes(ours, theirs, tolerance=2e-6):
+def assert_same_changes(ours, theirs, tolerance=5e-6):
+    """Within rounding of peft's decomposition in f32, which differs a little with the number of threads."""
     assert ours.keys() == theirs.keys()
     for name, change in theirs.items():
         assert (ours[name] - change).norm() <= tolerance * change.norm() + 1e-9, name

@@ -7,11 +7,12 @@ decides: elements tied at the TIES threshold, where mergekit's choice is arbitra
 divergence of a row is in f32, good to 1e-7, so its models are made to diverge by 5e-3.
 """
 
+import functools
 import json
 import subprocess
+import sys
 import zlib
 from collections import defaultdict
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -154,13 +155,13 @@ class Case:
         tensors = {f"{self.name}/{model}/w": tensor for model, tensor in models.items()}
         return case, tensors | {f"{self.name}/mask/{at}": mask for at, mask in enumerate(self.masks)}
 
-    @cached_property
+    @functools.cached_property
     def ours(self):
         base = {"w": self.base} if self.method.base == "required" else None
         models = {name: {"w": tensor} for name, tensor in self.inputs.items()}
         return pm.merge(models, base=base, method=self.method, dtype="float32", out_dtype="bfloat16")["w"]
 
-    @cached_property
+    @functools.cached_property
     def undecided(self):
         """Where the last bit of a sum decides, or mergekit's choice among equals."""
         base, *models = floats(self.base, *self.models)
@@ -190,15 +191,23 @@ class Case:
         return torch.tensor(undecided).reshape(self.base.shape)
 
 
-CASES = [
-    Case(f"{name} {at} {kind} {'x'.join(map(str, shape))}", method, kind, shape, COUNT.get(name, 3))
-    for name, methods in METHODS.items()
-    for at, method in enumerate(methods)
-    for kind in KINDS_OF.get(name, KINDS)
-    for shape in SHAPES_OF.get(name, SHAPES)
-]
+@functools.cache
+def all_cases():
+    """Every method on every kind of input and shape; made when a test runs, not when it is collected."""
+    return [
+        Case(f"{name} {at} {kind} {'x'.join(map(str, shape))}", method, kind, shape, COUNT.get(name, 3))
+        for name, methods in METHODS.items()
+        for at, method in enumerate(methods)
+        for kind in KINDS_OF.get(name, KINDS)
+        for shape in SHAPES_OF.get(name, SHAPES)
+    ]
 
-EQUALS = Case("equals", pm.TIES(density=0.3), "tied", (70_001,), 1)
+
+@functools.cache
+def equals():
+    return Case("equals", pm.TIES(density=0.3), "tied", (70_001,), 1)
+
+
 DRAWN = {"density": 0.25, "size": 1 << 19, "draws": 48}
 
 PROBE = [("model.embed_tokens.weight", 0.0), ("model.layers.0.self_attn.q_proj.weight", 0.0),
@@ -275,7 +284,7 @@ def mergekit(peer, tmp_path_factory, recipes):
     """What mergekit makes of everything: tensors by case, settings by text; and the folders are filled."""
     home = tmp_path_factory.mktemp("mergekit")
     tensors, cases = {}, {"merges": {}, "settings": {}, "folders": []}
-    for case in [*CASES, EQUALS]:
+    for case in [*all_cases(), equals()]:
         cases["merges"][case.name], more = case.for_mergekit()
         tensors |= more
     for seed in range(DRAWN["draws"]):
@@ -313,7 +322,7 @@ def drawn_model():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_results_are_equal_within_one_ulp(mergekit, name):
-    for case in CASES:
+    for case in all_cases():
         if case.method.name == name:
             ours, theirs = case.ours, mergekit[0][f"{case.name}/w"]
             assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
@@ -326,7 +335,7 @@ def test_results_are_equal_within_one_ulp(mergekit, name):
 
 def test_hardly_anything_is_left_out_and_hardly_anything_differs(mergekit, capsys):
     elements, left_out, differ = defaultdict(int), defaultdict(int), 0
-    for case in CASES:
+    for case in all_cases():
         undecided = case.undecided
         elements[case.kind] += undecided.numel()
         left_out[case.kind] += int(undecided.sum())
@@ -335,19 +344,21 @@ def test_hardly_anything_is_left_out_and_hardly_anything_differs(mergekit, capsy
     compared = sum(elements.values()) - sum(left_out.values())
     with capsys.disabled():
         print(
-            f"\nmergekit: {len(CASES)} merges, {compared} elements, {differ / compared:.3%} of them one ulp apart;"
+            f"\nmergekit: {len(all_cases())} merges, {compared} elements, {differ / compared:.3%} of them one ulp apart;"
+            f"\nleft out as undecided: {shares}",
+            file=sys.stderr,  # where workers of pytest-xdist are heard
         )
-        print(f"left out as undecided: {shares}")
     assert all(left_out[kind] < 0.01 * elements[kind] for kind in ("continuous", "diverged"))
     assert differ < 0.01 * compared
 
 
 def test_as_many_of_the_elements_tied_at_the_threshold_stay(mergekit):
     """Which of them is arbitrary in mergekit, and how many is not: sums on this grid are exact, even in bf16."""
-    base, ours, theirs = (x.double() for x in (EQUALS.base, EQUALS.ours, mergekit[0]["equals/w"]))
+    case = equals()
+    base, ours, theirs = (x.double() for x in (case.base, case.ours, mergekit[0]["equals/w"]))
     moved = [(result - base).abs().sort().values for result in (ours, theirs)]
     assert torch.equal(*moved)
-    assert EQUALS.undecided.sum() > 1000
+    assert case.undecided.sum() > 1000
 
 
 def test_dare_drops_and_rescales_alike(mergekit):

@@ -319,11 +319,16 @@ def test_a_full_disk_leaves_the_older_checkpoint_whole(tmp_path):
 def test_threads_and_random_state_are_as_they_were():
     before, state = torch.get_num_threads(), torch.get_rng_state()
     seen = []
-    fit(
-        policy(), [DATA], SFT(), steps=1, lr=0.0, listeners=[lambda row: seen.append(torch.get_num_threads())]
-    )
-    assert seen == [1]
-    assert torch.get_num_threads() == before
+
+    def look(row):
+        seen.append(torch.get_num_threads())
+
+    torch.set_num_threads(3)
+    try:
+        fit(policy(), [DATA], SFT(), steps=1, lr=0.0, listeners=[look])
+        assert (seen, torch.get_num_threads()) == ([1], 3)
+    finally:
+        torch.set_num_threads(before)
     assert torch.equal(torch.get_rng_state(), state)
 
 
