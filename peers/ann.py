@@ -127,6 +127,7 @@ def _opened(algorithm: Algorithm, path: Path, queries: Sequence[Any], to: Any) -
     """Tells what opening and searching an index takes, once the code that does it has run on another."""
     other = copy.copy(algorithm)
     other.fit(queries)
+    other.set_query_arguments(algorithm.arguments[-1])
     other.batch_query(queries)
     del other
     before = _resident()
