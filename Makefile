@@ -14,6 +14,8 @@ PEERS := $(patsubst peers/%.txt,%,$(wildcard peers/*.txt))
 # All crates but the extension module: what is built of them to write or check files is then what their tests need.
 CRATES := --workspace --exclude polmrs-py --locked
 GEN = cargo build --quiet $(CRATES) --example gen && $${CARGO_TARGET_DIR:-target}/debug/examples/gen
+# Tests run in as many processes as there are cores, a file of them in one process, for what its tests share.
+PYTEST := $(BIN)/python -m pytest --quiet --numprocesses logical --maxprocesses 4 --dist loadfile
 # Small enough for every run of the tests.
 LIGHT := $(filter mergekit xllamacpp rouge-score bm25s langchain qdrant,$(PEERS))
 
@@ -48,7 +50,7 @@ demo-rag: .venv/.demo .venv/.demo-rag .venv/.polmrs ## ask Python's documentatio
 
 test: test-rust .venv/.dev .venv/.polmrs $(LIGHT:%=.peers/%/.built) ## every test: Rust, Python, doctests, README, against the light peers
 	$(say) 'Python tests'
-	@POLMRS_PEERS="$(LIGHT)" $(BIN)/python -m pytest --quiet
+	@POLMRS_PEERS="$(LIGHT)" $(PYTEST)
 
 test-rust: .venv/.tools
 	$(say) 'Rust tests'
@@ -87,7 +89,7 @@ peers: $(patsubst %,.peers/%/.built,$(filter $(NAME),$(PEERS))) ## NAME=mergekit
 	$(say) 'ready: .peers/$(NAME)'
 
 oracle: .venv/.dev .venv/.polmrs $(PEERS:%=.peers/%/.built) ## the tests against every peer; a missing one is a failure
-	@POLMRS_PEERS="$(PEERS)" $(BIN)/python -m pytest --quiet -m peer
+	@POLMRS_PEERS="$(PEERS)" $(PYTEST) -m peer
 
 wheel: .venv/.tools ## the wheel in dist/, tried in an environment that has numpy alone
 	$(say) 'building the wheel'
