@@ -1,6 +1,5 @@
 """The codecs through Python: equal to their twins, of the caller's kind, and clear about what they refuse."""
 
-import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -11,23 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from polmrs import quantize
 from polmrs.errors import ArrayError, ConfigError, NonFiniteError
+from quantize.coded import CODECS, normal
 from quantize.twin import bfloat16, integer, nf4_table, stream
-
-CODECS = [
-    quantize.Integer(group=64),
-    quantize.Integer(bits=8, group="row"),
-    quantize.Integer(bits=3, group="tensor", span="absmax"),
-    quantize.Integer(bits=2, group=32, span="affine", clip=quantize.Clip()),
-    quantize.HQQ(bits=3),
-    quantize.FP8(),
-    quantize.MXFP4(),
-    quantize.NVFP4(),
-    quantize.NF4(),
-]
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 @given(
@@ -138,20 +122,11 @@ def read_only(array):
     return array
 
 
-def digest():
-    weight, seen = normal(700, 192), hashlib.sha256()
-    for codec in CODECS:
-        encoded = quantize.encode(weight, codec)
-        for array in (encoded.packed, encoded.scales, quantize.decode(encoded)):
-            seen.update(array.tobytes())
-    return seen.hexdigest()
-
-
 def test_the_bits_do_not_depend_on_threads_or_instruction_set():
     settings = [{"POLMRS_NUM_THREADS": n} for n in ("1", "3")] + [
         {"POLMRS_SIMD": n} for n in ("avx2", "scalar")
     ]
-    assert len({digest_of("quantize.test_codecs", **setting) for setting in settings}) == 1
+    assert len({digest_of("quantize.coded", **setting) for setting in settings}) == 1
 
 
 @pytest.mark.parametrize(
