@@ -5,7 +5,10 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
-unexport MAKEFLAGS # a cargo beside others makes its own jobs
+unexport MAKEFLAGS MFLAGS # a cargo beside others makes its own jobs
+ifneq ($(filter-out check test,$(or $(MAKECMDGOALS),help)),)
+.NOTPARALLEL: # other goals work on what those before them left
+endif
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,8 +16,8 @@ RUST := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.loc
 PEERS := $(patsubst peers/%.txt,%,$(wildcard peers/*.txt))
 # All crates but the extension module: what is built of them to write or check files is then what their tests need.
 CRATES := --workspace --exclude polmrs-py --locked
-GEN = cargo build --quiet $(CRATES) --example gen && $${CARGO_TARGET_DIR:-target}/debug/examples/gen
-# Tests run in as many processes as there are cores, a file of them in one process, for what its tests share.
+GEN = cargo build --quiet $(CRATES) --example gen && $$CARGO_TARGET_DIR/debug/examples/gen
+# Tests run in a process for each core, four at most, for their memory; a file in one of them, for what its tests share.
 PYTEST := $(BIN)/python -m pytest --quiet --numprocesses logical --maxprocesses 4 --dist loadfile
 # Small enough for every run of the tests.
 LIGHT := $(filter mergekit xllamacpp rouge-score bm25s langchain qdrant,$(PEERS))
@@ -23,7 +26,10 @@ export PYTHON
 export VIRTUAL_ENV := $(CURDIR)/.venv
 # Trust the certificates that the machine trusts, as pip and cargo do.
 export UV_SYSTEM_CERTS ?= 1
+# Two installations into one .venv wait for each other, however slow the network is.
+export UV_LOCK_TIMEOUT ?= 3600
 export CARGO_TERM_QUIET ?= true
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
 # Tests start many interpreters; each would compile torch and transformers again.
 unexport PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 

@@ -95,7 +95,7 @@ def test_ctrl_c_stops_a_merge_at_once_and_says_what_is_left(large, tmp_path):
     assert partial.exists()
     assert not (tmp_path / "out").exists()
     busy = "PYTEST_XDIST_WORKER" in os.environ or os.getloadavg()[0] > 2
-    assert waited < 0.2 or busy  # the promise is for a machine that is not overloaded
+    assert waited < (2 if busy else 0.2)  # the promise is for a machine that is not overloaded
     report = pm.merge.merge(large, to=tmp_path / "out")  # the next run replaces what was left
     assert report["schema"] == "polmrs.merge/1"
     assert not partial.exists()

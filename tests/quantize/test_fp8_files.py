@@ -123,6 +123,10 @@ def renamed(tensors, name):
     tensors[name.removesuffix("_inv")] = tensors.pop(name)
 
 
+def renamed_otherwise(tensors, name):
+    tensors[name.replace("weight_scale_inv", "qscale_weight")] = tensors.pop(name)
+
+
 @pytest.mark.parametrize(
     ("size", "change", "place", "what"),
     [
@@ -130,6 +134,7 @@ def renamed(tensors, name):
         ([128, 0], None, "config.json", "weight_block_size: "),
         ([64, 64], None, UP, r"weight_scale_inv: F32 of \[2, 3\], where F32 of \[3, 5\] is expected"),
         ([128, 128], renamed, UP, r"weight_scale: F32 of \[3, 2\], where F32 of \[320, 2\] is expected"),
+        ([128, 128], renamed_otherwise, f"{UP}.weight", "FP8 codes without a weight_scale_inv or weight_scale beside them"),
         ([128, 128], lambda tensors, name: tensors.pop(name.removesuffix("_scale_inv")), UP, "weight: not there"),
         ([128, 128], lambda tensors, name: tensors.update({STACKED: torch.ones(2, 3, 2)}), STACKED, "stacked in one tensor are not read"),
     ],
@@ -161,6 +166,26 @@ def test_a_model_in_blocks_has_the_codes_and_scales_of_the_formula(tmp_path):
     assert set(written.pop("modules_to_not_convert")) == {"lm_head", "model.layers.0.mlp.gate"}
     assert written == {name: settings[name] for name in written}
     assert check(tmp_path / "out") == (0, [])
+
+
+def test_stacked_experts_that_stay_are_named_and_sides_that_blocks_do_not_divide_are_counted(tmp_path):
+    experts = {
+        f"model.layers.0.mlp.experts.{name}": torch.zeros(2, 128, 128)
+        for name in ("gate_up_proj", "down_proj")
+    }
+    path = folder(tmp_path / "model", weights() | {name: x.bfloat16() for name, x in experts.items()})
+    first, second = pq.plan(path, scheme=pq.W8A8FP8Block())["notes"]
+    assert "2 tensors stack experts" in first
+    assert second.startswith(f"fp8: {len(LINEAR)} layers have a side that is no multiple of 128: ")
+    pq.quantize(path, scheme=pq.W8A8FP8Block(), to=tmp_path / "out")
+    kept = read(tmp_path / "out")[1]["quantization_config"]["modules_to_not_convert"]
+    assert sorted(kept) == ["lm_head", "model.layers.0.mlp.experts", "model.layers.0.mlp.gate"]
+
+
+def test_one_scale_of_a_tensor_is_written_as_transformers_declares_it():
+    weight = torch.randn(24, 40, generator=torch.Generator().manual_seed(0)).bfloat16()
+    scale = pq.to_format(weight, pq.FP8(group="tensor"), format="fp8")["weight_scale_inv"]
+    assert (scale.shape, scale.dtype) == ((), torch.float32)
 
 
 def test_no_other_scheme_goes_to_blocks(tmp_path):

@@ -44,7 +44,7 @@ class Perplexity:
         that difference.
 
         Raises:
-            UsageError: The other is of other examples.
+            UsageError: The weights of examples differ. That they are the same examples is not seen otherwise.
         """
         if self.weights != other.weights:
             raise UsageError("minus: the two are not of the same examples, whose losses could be paired")

@@ -10,7 +10,8 @@ from polmrs import _core
 
 
 def check(path: str | PathLike[str]) -> dict[str, Any]:
-    """Looks at a folder in compressed-tensors, GPTQ, AWQ or bitsandbytes format, whoever wrote it; reads no codes.
+    """Looks at a folder in compressed-tensors, GPTQ, AWQ, bitsandbytes or FP8-in-blocks format, whoever wrote it; reads no
+    codes.
 
     Returns:
         ``{"schema": "polmrs.check/1", "format", "quantized", "findings"}``: the format that its config names, the number of

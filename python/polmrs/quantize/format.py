@@ -46,7 +46,7 @@ def to_format(
     Args:
         weight: ``[out, in]``, float32, bfloat16, float16 or float64.
         codec: How to quantize it. Scales are stored in ``codec.scale_dtype`` or, if that is not given, in the weight's
-            type (compressed-tensors) or float16 (gptq, awq); codes are computed with the stored scale. ``HQQ``'s zero
+            type (compressed-tensors), float16 (gptq, awq) or float32 (fp8); codes are computed with the stored scale. ``HQQ``'s zero
             points are rounded to whole codes, which no format goes without.
         format: ``gptq`` stores zero points less one, so a grid that has them goes to ``gptq_v2`` only. No codec here makes the
             blocks of ``fp8``; ``polmrs.quantize.quantize`` does.
@@ -167,7 +167,7 @@ def _spec(codec: Codec, dtype: str, format: Format, activations: bool) -> _Spec:
     """The layout of a codec's codes in a format."""
     half = format in ("gptq", "gptq_v2", "awq")
     given = getattr(codec, "scale_dtype", None)
-    wanted = given or ("float16" if half else "float32" if dtype == "float64" else dtype)
+    wanted = given or ("float16" if half else "float32" if dtype == "float64" or format == "fp8" else dtype)
     spec = partial(_Spec, format=format, dtype=wanted, activations=activations)
     match codec:
         case Integer(bits=bits, group=group, span=span):

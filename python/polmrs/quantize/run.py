@@ -86,7 +86,8 @@ def quantize(
         scheme: What weights become, such as ``W4A16(group=64)``.
         to: The folder to write; it appears whole at the end.
         method: How codes are found: ``RTN()`` if not given.
-        format: What the files look like: ``compressed-tensors``, or ``bnb`` for NF4 and LLM.int8(), if not given.
+        format: What the files look like; if not given ``compressed-tensors``, ``bnb`` for NF4 and LLM.int8(), ``fp8`` for FP8 in
+            blocks.
         rules: Patterns (regular expressions that find a module's name) and the schemes they get, ``None`` for none; the first
             that finds a name decides.
         exclude: Patterns of modules that stay as they are, whatever rules say.

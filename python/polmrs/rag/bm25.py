@@ -116,7 +116,7 @@ class BM25:
 
         Args:
             path: The file.
-            mmap: Leave postings and lengths in the file, shared between processes, and read them when they are looked at;
+            mmap: Leave postings and lengths in the file, shared between processes; postings are read when they are looked at,
                 words and ids are in memory. The postings of a word are copied into memory when a document with it is added.
             verify: Compare the checksum of all bytes, which takes as long as reading them; without ``mmap`` that is done
                 in any case.

@@ -153,7 +153,8 @@ class Index:
     ) -> None:
         """Adds vectors; one whose id is there already is replaced, metadata and all. All are added, or none.
 
-        Ctrl-C, or an exception in ``progress``, stops it, and then none are.
+        Ctrl-C, or an exception in ``progress``, stops it, and then none are; once they are joined to the index it comes too
+        late, and all are.
 
         Args:
             ids: As many as vectors, all strings or all integers. Of two equal ones the later stands.

@@ -58,7 +58,12 @@ class Stepper:
         self.large = sum(p.numel() for p in policy.parameters()) >= TINY
         # The gradients of a block come to lie between what it freed; so memory is given back after each block, not only after all.
         crowded = blocks(policy) if self.large and engine.device.type == "cpu" else []
-        self.hooks = [block.register_full_backward_pre_hook(lambda *_: self._release()) for block in crowded]
+        firsts = [next((p for p in block.parameters() if p.requires_grad), None) for block in crowded]
+        self.hooks = [
+            first.register_post_accumulate_grad_hook(lambda _: self._release())
+            for first in firsts
+            if first is not None
+        ]
 
     def step(self, done: int, examples: Sequence[Batch]) -> Row:
         """One optimizer step; the row says what it saw."""
@@ -122,7 +127,7 @@ class Stepper:
             release(self.engine.device)
 
     def close(self) -> None:
-        """Leaves modules and parameters without hooks."""
+        """Leaves the parameters without hooks."""
         for hook in self.hooks:
             hook.remove()
         if isinstance(self.training.optimizer, Fused):

@@ -1,7 +1,7 @@
 //! What a loader would trip over in a quantized checkpoint.
 
 use crate::format::{Format, Stored, gptq};
-use crate::source::{STACKED, Weight, format_of, marks, modules, stacked, stated_in};
+use crate::source::{STACKED, UNSCALED, Weight, format_of, marks, modules, stacked, stated_in, unscaled};
 use polmrs_core::Result;
 use polmrs_engine::source::{CheckpointSource, Source};
 use polmrs_io::safetensors::Checkpoint;
@@ -118,6 +118,8 @@ impl Checked {
         self.modules = modules.len();
         if let Some(meta) = stacked {
             self.find(&meta.name, STACKED);
+        } else if let Some(meta) = unscaled(source.tensors(), &modules, format) {
+            self.find(&meta.name, UNSCALED);
         } else if modules.is_empty() {
             self.find("config.json", format_args!("names {}, but no tensor is of a quantized layer", format.name()));
         }

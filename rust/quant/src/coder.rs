@@ -68,7 +68,6 @@ impl Coder {
             return Rows { packed: packed.into(), ..rows };
         }
         if let Coding::Fp8 { group: Group::Block { rows: high, columns: wide } } = self.coding {
-            rows.scales.resize(count.div_ceil(high) * columns.div_ceil(wide), 0.0);
             let blocks = x.chunks(high * columns).zip(packed.chunks_mut(high * columns));
             for ((x, packed), scales) in blocks.zip(rows.scales.chunks_exact_mut(columns.div_ceil(wide))) {
                 fp8::fit_block(x, columns, wide, self.scale_dtype, scales);
@@ -127,6 +126,9 @@ impl Coder {
     fn scales(&self, elements: usize, columns: usize) -> usize {
         match self.coding {
             Coding::Codebook { block, .. } => elements.div_ceil(block),
+            Coding::Fp8 { group: Group::Block { rows, columns: wide } } => {
+                (elements / columns).div_ceil(rows) * columns.div_ceil(wide)
+            }
             coding => elements / coding.group(columns),
         }
     }

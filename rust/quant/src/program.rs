@@ -111,7 +111,8 @@ pub fn plan(config: &Config, source: &dyn Source, threads: usize, limit: Option<
                 planned.layouts.push((module.to_owned(), layout));
             }
             (_, module) => {
-                planned.kept.extend(module.map(str::to_owned));
+                let kept = module.or_else(|| select::stacked(meta)).map(str::to_owned);
+                planned.kept.extend(kept.filter(|kept| planned.kept.last() != Some(kept)));
                 planned.plan.jobs.push(copy(meta, at, &mut planned.plan.outputs));
             }
         }
@@ -119,7 +120,19 @@ pub fn plan(config: &Config, source: &dyn Source, threads: usize, limit: Option<
     if config.stats.is_some() {
         note_without(&mut planned, without)?;
     }
+    note_ragged(&mut planned, config.format, tensors);
     Ok(planned)
+}
+
+/// Says how many layers end in the middle of a block.
+fn note_ragged(planned: &mut Planned, format: Format, tensors: &[Meta]) {
+    let layers = planned.plan.jobs.iter().filter(|job| format == Format::Fp8 && job.outputs.len() > 1);
+    let sides = layers.map(|job| &tensors[job.inputs[0].tensor].shape);
+    let count = sides.filter(|sides| sides.iter().any(|side| side % 128 != 0)).count();
+    if count > 0 {
+        let rule = "transformers refuses or misreads those where it dequantizes on loading";
+        planned.plan.notes.push(format!("fp8: {count} layers have a side that is no multiple of 128: {rule}"));
+    }
 }
 
 fn moments(config: &Config, meta: &Meta) -> Result<Option<Moments>> {

@@ -79,6 +79,12 @@ pub struct Chosen {
     pub notes: Vec<String>,
 }
 
+/// The module of experts that a tensor stacks in more than two dimensions.
+pub fn stacked(meta: &Meta) -> Option<&str> {
+    let stacked = meta.shape.len() > 2 && meta.dtype.is_float() && meta.name.contains("experts");
+    meta.name.rsplit_once('.').filter(|_| stacked).map(|(module, _)| module)
+}
+
 /// Chooses a scheme for each tensor: that of the first rule that finds its module's name, else `scheme`.
 ///
 /// # Errors
@@ -89,8 +95,7 @@ pub fn choose(tensors: &[Meta], scheme: Scheme, rules: &[Rule]) -> Result<Chosen
     let mut thick: Vec<&str> = Vec::new();
     for meta in tensors {
         let Some(module) = module(meta) else {
-            let stacked = meta.shape.len() > 2 && meta.dtype.is_float() && meta.name.contains("experts");
-            thick.extend(stacked.then_some(meta.name.as_str()));
+            thick.extend(stacked(meta).map(|_| meta.name.as_str()));
             schemes.push(None);
             continue;
         };

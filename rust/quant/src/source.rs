@@ -10,7 +10,7 @@ use crate::stripes::Stripes;
 use polmrs_core::{Dtype, Error, Result, dtype};
 use polmrs_engine::source::{Meta, Source};
 use serde_json::Value as Json;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -84,6 +84,16 @@ pub(crate) fn stacked(tensors: &[Meta], format: Format) -> Option<&Meta> {
 /// The rule that such a tensor breaks.
 pub(crate) const STACKED: &str = "FP8 codes of experts that are stacked in one tensor are not read";
 
+/// Codes of FP8 that belong to no module: their scale has a name that is not read.
+pub(crate) fn unscaled<'a>(tensors: &'a [Meta], modules: &Modules<'_>, format: Format) -> Option<&'a Meta> {
+    let owned: HashSet<usize> = modules.values().flatten().map(|(_, at)| *at).collect();
+    let mut codes = tensors.iter().enumerate().filter(|(_, meta)| format == Format::Fp8 && meta.dtype == Dtype::F8E4M3);
+    codes.find(|(at, _)| !owned.contains(at)).map(|(_, meta)| meta)
+}
+
+/// The rule that such a tensor breaks.
+pub(crate) const UNSCALED: &str = "FP8 codes without a weight_scale_inv or weight_scale beside them are not read";
+
 /// What else a quantized module may hold, which a dense one has not: about activations, or superseded.
 const SPARE: [&str; 7] = [
     "weight_shape",
@@ -95,10 +105,13 @@ const SPARE: [&str; 7] = [
     "weight_format",
 ];
 
-/// The quantized modules of a checkpoint: for each, the suffixes and places of its tensors, in the checkpoint's order.
-pub(crate) fn modules(tensors: &[Meta], format: Format) -> BTreeMap<&str, Vec<(&str, usize)>> {
+/// For each quantized module the suffixes and places of its tensors, in the checkpoint's order.
+pub(crate) type Modules<'a> = BTreeMap<&'a str, Vec<(&'a str, usize)>>;
+
+/// The quantized modules of a checkpoint.
+pub(crate) fn modules(tensors: &[Meta], format: Format) -> Modules<'_> {
     let quantized = |meta: &'_ Meta| marks(format).iter().find_map(|mark| meta.name.strip_suffix(mark).map(str::len));
-    let mut modules: BTreeMap<&str, Vec<(&str, usize)>> =
+    let mut modules: Modules<'_> =
         tensors.iter().filter_map(|meta| Some((&meta.name[..quantized(meta)?], Vec::new()))).collect();
     for (at, meta) in tensors.iter().enumerate() {
         let mut dots = meta.name.char_indices().filter(|(_, letter)| *letter == '.').map(|(dot, _)| dot);
@@ -122,10 +135,12 @@ impl Quantized {
     /// # Errors
     /// [`Error::Checkpoint`], with the module's name, where its tensors are not what the format gives it.
     pub fn new(base: Arc<dyn Source>, config: &Json, format: Format) -> Result<Quantized> {
-        if let Some(meta) = stacked(base.tensors(), format) {
-            return Err(Error::Checkpoint(format!("{}: {}: {STACKED}", base.label(), meta.name)));
-        }
         let modules = modules(base.tensors(), format);
+        let not_read = stacked(base.tensors(), format).map(|meta| (meta, STACKED));
+        let not_read = not_read.or_else(|| Some((unscaled(base.tensors(), &modules, format)?, UNSCALED)));
+        if let Some((meta, rule)) = not_read {
+            return Err(Error::Checkpoint(format!("{}: {}: {rule}", base.label(), meta.name)));
+        }
         let mut owners = vec![None; base.tensors().len()];
         for (module, held) in &modules {
             held.iter().for_each(|(_, at)| owners[*at] = Some(*module));

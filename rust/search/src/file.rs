@@ -219,6 +219,7 @@ pub(crate) fn create(path: &Path, content: &Content<'_>, ctl: &Ctl) -> Result<Ex
     let file = writer.into_inner().map_err(|error| Error::io(path, "write")(error.into_error()))?;
     file.as_file().sync_all().map_err(Error::io(path, "write"))?;
     let len = file.as_file().metadata().map_err(Error::io(path, "read"))?.len();
+    ctl.check()?;
     whole::settle(file, path, true)?;
     Ok(Extent { end: len, len })
 }

@@ -157,6 +157,7 @@ impl Index {
     /// Nothing is added then.
     pub fn commit(&mut self, addition: Addition<'_>, ctl: &Ctl) -> Result<()> {
         self.rows.check_version(addition.version)?;
+        ctl.check()?;
         match addition.finder {
             Some(finder) => self.finder = finder,
             None => {
@@ -177,6 +178,9 @@ impl Index {
     fn bury(&mut self, addition: Addition<'_>) {
         let Addition { mut vectors, mut rankings, .. } = addition;
         let known: Vec<usize> = (0..self.finder.len().saturating_sub(self.rows.len())).collect();
+        if known.is_empty() {
+            return; // and what is mapped stays so
+        }
         vectors.keep(&known);
         rankings.keep(1, &known);
         self.vectors.append(vectors);

@@ -88,6 +88,14 @@ impl Rows {
         Err(Error::Usage("addition: the index has got or moved rows since it was made ready".into()))
     }
 
+    /// Refuses rows of which some are dead: a file has only living ones.
+    pub(crate) fn check_tidy(&self) -> Result<()> {
+        if self.living() == self.len() {
+            return Ok(());
+        }
+        Err(Error::Usage("write: some rows are dead; tidy first".into()))
+    }
+
     /// Appends what passed [`check`](Rows::check); the rows that are dead now because another has their id.
     pub(crate) fn push(&mut self, ids: &Ids, metadata: &[Map<String, Json>]) -> Vec<u32> {
         let first = self.len;

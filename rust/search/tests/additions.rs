@@ -116,7 +116,7 @@ fn an_addition_in_place_that_is_stopped_half_way_adds_nothing() {
         index.add(&many, &vectors(19_700, 3), &[], &Ctl::new()).unwrap();
         let (before, rows, ctl) = (found(&index), vectors(600, 4), Ctl::new());
         let addition = index.prepare(&new, &rows, &[], &Ctl::new()).unwrap();
-        ctl.cancel(); // codes look at this once in 256 rows, so some are coded
+        ctl.cancel(); // codes look at this once in 256 rows, so some are coded; lists look before their first
         assert!(matches!(index.commit(addition, &ctl), Err(Error::Cancelled)));
         assert_eq!((found(&index), index.len()), (before, 20_000));
         assert_eq!(index.vectors(&ids(600..601)).unwrap(), [Some(vectors(19_700, 3)[300 * DIM..][..DIM].to_vec())]);

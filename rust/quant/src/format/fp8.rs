@@ -24,7 +24,7 @@ const BLOCK: [usize; 2] = [128, 128];
 
 pub(super) fn tensors(layout: &Layout, rows: usize, columns: usize) -> Result<Vec<Tensor>> {
     let scale = match layout.coding {
-        Coding::Fp8 { group: Group::Tensor } => Tensor::new(SCALE, layout.dtype, &[1], Part::Whole),
+        Coding::Fp8 { group: Group::Tensor } => Tensor::new(SCALE, layout.dtype, &[], Part::Whole),
         Coding::Fp8 { group: Group::Block { rows: high, columns: wide } } => {
             let shape = [rows.div_ceil(high), columns.div_ceil(wide)];
             Tensor::new(SCALE, layout.dtype, &shape, Part::Lines { rows: high, lines: 1 })

@@ -38,11 +38,12 @@ impl Bm25 {
         }
     }
 
-    /// Writes everything, which is [tidy](Bm25::tidy), to a file that appears whole, in place of one that is there.
+    /// Writes everything to a file that appears whole, in place of one that is there.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Cancelled`].
+    /// [`Error::Usage`] if it is not [tidy](Bm25::tidy); [`Error::Io`]; [`Error::Cancelled`].
     pub fn write(&self, path: &Path, ctl: &Ctl) -> Result<Extent> {
+        self.rows.check_tidy()?;
         let rows: Vec<usize> = (0..self.rows.len()).collect();
         let mut content = self.rows.content(&rows, None);
         let name =
@@ -111,7 +112,6 @@ impl Bm25 {
             replay(&mut index, record, &opened.map).ok_or_else(|| wrong("a record is damaged"))??;
         }
         if !mapped {
-            index.lengths.to_mut();
             for term in &mut index.terms {
                 term.postings.to_mut();
             }

@@ -38,11 +38,12 @@ impl Index {
         if self.rows.living() < self.rows.len() { self.compact() } else { Ok(()) }
     }
 
-    /// Writes everything, which is [tidy](Index::tidy), to a file that appears whole, in place of one that is there.
+    /// Writes everything to a file that appears whole, in place of one that is there.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Cancelled`].
+    /// [`Error::Usage`] if it is not [tidy](Index::tidy); [`Error::Io`]; [`Error::Cancelled`].
     pub fn write(&self, path: &Path, ctl: &Ctl) -> Result<Extent> {
+        self.rows.check_tidy()?;
         let settings = self.settings;
         let rows: Vec<usize> = (0..self.rows.len()).collect();
         let mut content = self.rows.content(&rows, None);
