@@ -58,12 +58,9 @@ class Stepper:
         self.large = sum(p.numel() for p in policy.parameters()) >= TINY
         # The gradients of a block come to lie between what it freed; so memory is given back after each block, not only after all.
         crowded = blocks(policy) if self.large and engine.device.type == "cpu" else []
-        firsts = [next((p for p in block.parameters() if p.requires_grad), None) for block in crowded]
-        self.hooks = [
-            first.register_post_accumulate_grad_hook(lambda _: self._release())
-            for first in firsts
-            if first is not None
-        ]
+        firsts: list[Any] = [next((p for p in b.parameters() if p.requires_grad), None) for b in crowded]
+        last = [p for p in firsts if p is not None]  # of a block's gradients, that of its first weight
+        self.hooks = [p.register_post_accumulate_grad_hook(lambda _: self._release()) for p in last]
 
     def step(self, done: int, examples: Sequence[Batch]) -> Row:
         """One optimizer step; the row says what it saw."""
