@@ -46,8 +46,8 @@ def to_format(
     Args:
         weight: ``[out, in]``, float32, bfloat16, float16 or float64.
         codec: How to quantize it. Scales are stored in ``codec.scale_dtype`` or, if that is not given, in the weight's
-            type (compressed-tensors), float16 (gptq, awq) or float32 (fp8); codes are computed with the stored scale. ``HQQ``'s zero
-            points are rounded to whole codes, which no format goes without.
+            type (compressed-tensors), float16 (gptq, awq) or float32 (fp8); codes are computed with the stored scale.
+            ``HQQ``'s zero points are rounded to whole codes, which no format goes without.
         format: ``gptq`` stores zero points less one, so a grid that has them goes to ``gptq_v2`` only. No codec here makes the
             blocks of ``fp8``; ``polmrs.quantize.quantize`` does.
         activations: The runtime rounds activations too; compressed-tensors then stores 8-bit codes unpacked (W8A8).

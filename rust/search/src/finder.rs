@@ -113,7 +113,7 @@ impl Finder {
     /// [`polmrs_core::Error::Cancelled`]; those of making a thread pool, before anything is done.
     pub(crate) fn extend(&mut self, vectors: Joined<'_>, ctl: &Ctl) -> Result<()> {
         match self {
-            Finder::All => Ok(()),
+            Finder::All => ctl.check(),
             Finder::Codes(codes) => codes.extend(vectors, ctl),
             Finder::Graph(graph) => graph.extend(vectors, ctl),
             Finder::Lists(lists) => lists.extend(vectors, ctl),

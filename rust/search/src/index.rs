@@ -157,9 +157,11 @@ impl Index {
     /// Nothing is added then.
     pub fn commit(&mut self, addition: Addition<'_>, ctl: &Ctl) -> Result<()> {
         self.rows.check_version(addition.version)?;
-        ctl.check()?;
         match addition.finder {
-            Some(finder) => self.finder = finder,
+            Some(finder) => {
+                ctl.check()?;
+                self.finder = finder;
+            }
             None => {
                 if let Err(stopped) = self.finder.extend(Joined::new(&self.vectors, &addition.vectors), ctl) {
                     self.bury(addition);

@@ -7,6 +7,7 @@ use polmrs_search::ids::Ids;
 use polmrs_search::index::{Hits, Index, Kind, Query, Settings};
 use polmrs_search::metric::Metric;
 use serde_json::json;
+use std::path::Path;
 
 const DIM: usize = 12;
 
@@ -119,6 +120,8 @@ fn an_addition_in_place_that_is_stopped_half_way_adds_nothing() {
         ctl.cancel(); // codes look at this once in 256 rows, so some are coded; lists look before their first
         assert!(matches!(index.commit(addition, &ctl), Err(Error::Cancelled)));
         assert_eq!((found(&index), index.len()), (before, 20_000));
+        let dead = matches!(index.write(Path::new("no folder/index"), &Ctl::new()), Err(Error::Usage(_)));
+        assert_eq!(dead, matches!(index.settings().kind, Kind::Quantized { .. })); // what was coded is there, and dead
         assert_eq!(index.vectors(&ids(600..601)).unwrap(), [Some(vectors(19_700, 3)[300 * DIM..][..DIM].to_vec())]);
         let ctl = Ctl::new();
         index.add(&new, &rows, &[], &ctl).unwrap();
